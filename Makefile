@@ -1,0 +1,94 @@
+# make demo | test | bench | style | format | wheel | build | clean
+# Everything is installed into .venv and built under build/; a second call rebuilds only what changed.
+# Another torch:  make demo TORCH='torch==2.13.0' TORCH_INDEX=<address of a package index>
+PYTHON      ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell command -v $(name))))
+TORCH       ?= torch==2.13.0
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+PIP  := $(PY) -m pip install --quiet --disable-pip-version-check
+CPP  := $(shell find csrc -type f 2>/dev/null)
+CORE := $(filter csrc/cells/% csrc/memory/% csrc/simd/% csrc/cpu/%,$(CPP)) CMakeLists.txt
+EXTENSION := $(wildcard rnnkernels/_C.*.so)
+
+.PHONY: help build demo test bench style format wheel clean simde sanitize FORCE
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+
+# --- the environment -----------------------------------------------------------------------------------------------------
+$(VENV)/bin/python:
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: no Python found ($(PYTHON)): name a Python >= 3.11, as in make PYTHON=python3 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Written anew only when the variables say something else than last time.
+$(VENV)/torch-wanted: FORCE | $(VENV)/bin/python
+	@echo '$(TORCH) $(TORCH_INDEX)' | cmp -s - $@ || echo '$(TORCH) $(TORCH_INDEX)' > $@
+
+$(VENV)/stamp-torch: $(VENV)/torch-wanted
+	$(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	@touch $@
+
+$(VENV)/stamp-simde: requirements/simde.txt | $(VENV)/stamp-torch
+	$(PIP) --no-deps -r $<
+	@touch $@
+
+$(VENV)/stamp-%: requirements/%.txt | $(VENV)/stamp-torch
+	$(PIP) -r $<
+	@touch $@
+
+# --- the extension -------------------------------------------------------------------------------------------------------
+build: build/stamp
+
+build/stamp: $(CPP) CMakeLists.txt setup.py pyproject.toml $(VENV)/stamp-torch $(VENV)/stamp-build $(if $(EXTENSION),,FORCE)
+	$(PY) setup.py --quiet build_ext --inplace
+	@touch $@
+
+# Test only: the package once more under build/simde (PYTHONPATH=build/simde), its AVX-512 file compiled against SIMDe for
+# machines without AVX-512.
+simde: build/simde/stamp
+	@ln -sfn $(addprefix $(CURDIR)/,$(filter-out %/__pycache__ rnnkernels/_C.%,$(wildcard rnnkernels/*))) build/simde/rnnkernels/
+
+build/simde/stamp: $(CPP) CMakeLists.txt pyproject.toml $(VENV)/stamp-torch $(VENV)/stamp-build $(VENV)/stamp-simde
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S . -B build/simde -G Ninja --log-level=WARNING -DRNN_PYTHON=$(CURDIR)/$(PY) \
+	  -DRNN_SIMDE=$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/cmeel.prefix/include
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/simde
+	@touch $@
+
+# Test only: the core and tests/core_driver.cpp under AddressSanitizer and UBSan.
+sanitize: build/sanitize/stamp
+
+build/sanitize/stamp: $(CORE) tests/core_driver.cpp $(VENV)/stamp-build
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S . -B build/sanitize -G Ninja --log-level=WARNING -DRNN_SANITIZE=address,undefined
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/sanitize
+	@touch $@
+
+# --- what people type ----------------------------------------------------------------------------------------------------
+demo: build $(VENV)/stamp-demo
+	$(PY) -m rnnkernels demo
+
+test: build simde sanitize $(VENV)/stamp-test
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+bench: build $(VENV)/stamp-bench
+	$(PY) -m bench
+
+style: $(VENV)/stamp-style
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(CPP))
+
+format: $(VENV)/stamp-style
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(filter %.h %.cpp %.cu %.cuh,$(CPP))
+
+wheel: $(VENV)/stamp-build
+	@rm -rf build/lib.* build/bdist.*
+	$(PY) -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks rnnkernels/_C.*.so

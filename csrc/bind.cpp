@@ -1,0 +1,74 @@
+// What is not tensor in, tensor out: the cell table, the instruction set switch, what was built and what ran last.
+// Importing this module registers the ops.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/isa.h"
+#include "ops.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::list names(const std::vector<rnn::Isa>& isas) {
+  py::list list;
+  for (rnn::Isa isa : isas) list.append(rnn::isa_name(isa));
+  return list;
+}
+
+py::list cells() {
+  py::list list;
+  for (int i = 0; i < rnn::cell_count(); ++i) {
+    const rnn::Facts& f = rnn::cell_facts(i);
+    py::dict d;
+    d["name"] = f.name;
+    d["gates"] = f.gates;
+    d["states"] = f.states;
+    d["saved_rows"] = f.saved + f.states - 1;
+    d["stages"] = f.stages;
+    d["projection"] = f.projection;
+    list.append(d);
+  }
+  return list;
+}
+
+py::dict last_kernel() {
+  py::dict d;
+  rnn::LastKernel last = rnn::last_kernel();
+  if (last.threads == 0) return d;
+  d["op"] = last.op;
+  d["isa"] = last.isa;
+  d["dtype"] = last.dtype;
+  d["threads"] = last.threads;
+  d["split"] = last.split;
+  return d;
+}
+
+py::dict build_info() {
+  py::dict d;
+  d["version"] = RNN_VERSION;
+  d["compiler"] = RNN_COMPILER;
+  d["flags"] = RNN_FLAGS;
+  d["torch"] = RNN_TORCH_VERSION;
+  d["cuda"] = false;
+  return d;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "rnnkernels' compiled part: importing it registers the torch ops.";
+  m.def("cells", &cells, "What the ops' schemas are made from, one dict per cell; saved_rows without a projection's one.");
+  m.def(
+      "isas", [] {
+        py::dict d;
+        d["built"] = names(rnn::built_isas());
+        d["available"] = names(rnn::available_isas());
+        return d;
+      },
+      "Instruction sets, the best last.");
+  m.def("get_isa", [] { return rnn::isa_name(rnn::current_isa()); });
+  m.def("set_isa", [](std::optional<std::string> name) { rnn::set_isa(name.value_or("")); }, py::arg("name"));
+  m.def("last_kernel", &last_kernel);
+  m.def("build_info", &build_info);
+}

@@ -1,0 +1,8 @@
+#define RNN_ISA scalar
+#include "../simd/scalar.h"
+
+namespace rnn::scalar {
+template <class Real> using Vector = Lane<Real>;
+inline constexpr int kTileVectors = 4, kTileRows = 2;
+}  // namespace rnn::scalar
+#include "sweep-inl.h"
