@@ -24,7 +24,7 @@ py::list cells() {
     d["name"] = f.name;
     d["gates"] = f.gates;
     d["states"] = f.states;
-    d["saved_rows"] = f.saved + f.states - 1;
+    d["saved_rows"] = f.kept_rows(false);
     d["stages"] = f.stages;
     d["projection"] = f.projection;
     list.append(d);

@@ -147,7 +147,7 @@ struct Data {
     TORCH_CHECK(t.device() == x.device(), op, ": ", what, ": expected device ", x.device(), " as x has, got ", t.device());
   }
 
-  int64_t saved_rows() const { return f.saved + f.states - 1 + w_hr.has_value(); }
+  int64_t saved_rows() const { return f.kept_rows(w_hr.has_value()); }
   at::TensorOptions options() const { return at::TensorOptions().dtype(compute).device(at::kCPU); }
 
   template <class Real> Call<Real> call() const {

@@ -19,6 +19,12 @@ struct Facts {
   RNN_FN int first_gate(int stage) const { return stage ? stage_end[stage - 1] : 0; }
   RNN_FN bool splits(int gate) const { return split >> gate & 1u; }
   RNN_FN int split_gates() const { return __builtin_popcount(split); }
+
+  // What is kept of a tick for the backward, in rows of H: Saved, the states but h, and what each product after the
+  // first read: the operands of later stages and, last, of a projection (operand number `stages`).
+  RNN_FN int kept_state(int state) const { return saved + state - 1; }
+  RNN_FN int kept_operand(int number) const { return saved + states - 1 + number - 1; }
+  RNN_FN int kept_rows(bool projects) const { return kept_operand(stages + projects); }
 };
 
 // Ticks and rows. Rows are sorted by length, as in a PackedSequence: tick t has rows [0, rows(t)), consecutive frames.
@@ -52,7 +58,7 @@ template <class Real> struct Call {
   const Real* first[kMaxStates];                 // states before the sweep: (B,P), the others (B,H)
   Real* out;                                     // (frames,P)
   Real* final[kMaxStates];
-  Real* saved;  // (frames, saved_rows, H): Saved of the cell, its states but h, h before the projection
+  Real* saved;  // (frames, kept_rows, H)
 
   const Real* grad_out;
   const Real* grad_final[kMaxStates];

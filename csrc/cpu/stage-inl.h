@@ -11,13 +11,14 @@ template <class Real> struct ForwardTile {
   const Real* s[kMaxStates];    // scratch
   Real* next[kMaxStates];       // scratch
   int64_t ld_state[kMaxStates];
-  Real* out;                    // the caller's, or null: h' goes to `operand` to be projected
+  Real* out;                    // the caller's, or null: h' becomes the operand of a projection
   int64_t ld_out;
-  Real* operand;                // scratch
+  Real* operand;                // scratch, or null where no product reads it
   int64_t ld_operand;
-  Real* saved;                  // [row][saved_rows][hidden], or null
-  int64_t ld_saved;
-  bool keeps_states;            // `saved` is the caller's: states and the operand of a projection go there too
+  Real* saved;                  // [row][Saved][hidden], or null
+  int64_t ld_saved;             // of this and of what is kept
+  Real* kept_states;            // [row][state - 1][hidden], or null
+  Real* kept_operand;           // [row][hidden], or null
 };
 
 template <class Real> struct BackwardTile {
@@ -33,6 +34,7 @@ template <class Real> struct BackwardTile {
   const Real* s[kMaxStates];    // states before the tick, the caller's
   int64_t ld_s[kMaxStates];
   const Real* saved;
+  const Real* next[kMaxStates];  // states after the tick but h, as they were kept
   int64_t ld_saved;
   Real* dx;                     // [row][gate, then split gates][hidden]
   int64_t ld_dx;
@@ -44,8 +46,6 @@ template <class Real> using ForwardFn = void (*)(const ForwardTile<Real>&);
 template <class Real> using BackwardFn = void (*)(const BackwardTile<Real>&);
 
 template <class Cell> inline constexpr int kStages = sizeof(Cell::kStageEnd) / sizeof(int);
-// What is kept of a tick: Saved, then the states but h; with a projection one more, h before it.
-template <class Cell> inline constexpr int kSavedRows = int(Cell::kSaved) + int(Cell::kStates) - 1;
 template <class Cell, int S> inline constexpr int kFirstGate = Cell::kStageEnd[S > 0 ? S - 1 : 0] * (S > 0);
 template <class Cell, int S> inline constexpr bool kIsLast = S == kStages<Cell> - 1;
 template <class Cell, int S> inline constexpr bool kOwns(int entry) {
@@ -80,28 +80,24 @@ template <class Cell, class Real, int S> void forward_stage(const ForwardTile<Re
 
     Cell::forward(Stage<S>{}, t);
 
-    if constexpr (!kIsLast<Cell, S>) {
-      t.operand.store(a.operand + i * a.ld_operand + j);
-    } else {
+    if constexpr (kIsLast<Cell, S>) {
 #pragma GCC unroll 4
-      for (int s = 1; s < Cell::kStates; ++s) t.next[s].store(a.next[s] + i * a.ld_state[s] + j);
+      for (int s = 1; s < Cell::kStates; ++s) {
+        t.next[s].store(a.next[s] + i * a.ld_state[s] + j);
+        if (a.kept_states) t.next[s].store(a.kept_states + i * a.ld_saved + (s - 1) * a.hidden + j, width...);
+      }
+      t.operand = t.next[0];  // of a projection
       if (a.out) {
         t.next[0].store(a.next[0] + i * a.ld_state[0] + j);
         t.next[0].store(a.out + i * a.ld_out + j, width...);
-      } else {
-        t.next[0].store(a.operand + i * a.ld_operand + j);
       }
     }
+    if (a.operand) t.operand.store(a.operand + i * a.ld_operand + j);
+    if (a.kept_operand) t.operand.store(a.kept_operand + i * a.ld_saved + j, width...);
     if (!a.saved) return;
 #pragma GCC unroll 16
     for (int k = 0; k < Cell::kSaved; ++k)
       if (kOwns<Cell, S>(k)) t.saved[k].store(saved + k * a.hidden, width...);
-    if (kIsLast<Cell, S> && a.keeps_states) {
-#pragma GCC unroll 4
-      for (int s = 1; s < Cell::kStates; ++s)
-        t.next[s].store(saved + (Cell::kSaved + s - 1) * a.hidden, width...);
-      if (!a.out) t.next[0].store(saved + kSavedRows<Cell> * a.hidden, width...);
-    }
   });
 }
 
@@ -129,7 +125,7 @@ template <class Cell, class Real, int S> void backward_stage(const BackwardTile<
     for (int s = 0; s < Cell::kStates; ++s) t.s[s] = V::load(a.s[s] + i * a.ld_s[s] + j, width...);
 #pragma GCC unroll 4
     for (int s = 1; s < Cell::kStates; ++s)
-      t.next[s] = V::load(saved + (Cell::kSaved + s - 1) * a.hidden, width...);
+      t.next[s] = V::load(a.next[s] + i * a.ld_saved + j, width...);
 
     Cell::backward(Stage<S>{}, t);
 

@@ -68,7 +68,7 @@ template <class Real> struct ForwardSpace {
   int64_t ld_h, ld_unit;             // scratch rows of P and of H
   Real* h[2];                        // before and after a tick, in turn
   Real* state[kMaxStates];           // the others, in place
-  Real* operand[kMaxStages];         // of stage s, s > 0; of the projection at `stages`
+  Real* operand[kMaxStages + 1];     // of stage s, s > 0; of the projection at `stages`
   Real* saved;                       // of one tick, where the caller keeps none
   Real* thread_base;
   int64_t thread_size, projected_size;
@@ -196,11 +196,6 @@ template <class Real> class Forward {
 
   void apply(int64_t t, int stage, int64_t block, int64_t b, int rows, int64_t projected_row) {
     const Columns<Real>& columns = m_.recurrent.columns;
-    RowPointers<Real> left = stage == 0 ? rows_from(m_.h[now_], m_.ld_h, b) : rows_from(m_.operand[stage], m_.ld_unit, b);
-    int first = f_.first_gate(stage), end = f_.stage_end[stage];
-    for (int g = first; g < end; ++g)
-      m_.recurrent(rows, left.at, block, g, tile_ + (g - first) * kTileRows * kTileCols<Real>, kTileCols<Real>);
-
     int64_t unit = columns.from(block), frame = c_.time.frame(t) + b;
     ForwardTile<Real> a{};
     a.rows = rows;
@@ -222,14 +217,22 @@ template <class Real> class Forward {
     a.ld_out = c_.outputs;
     a.operand = stage + 1 < f_.stages || projects ? m_.operand[stage + 1] + b * m_.ld_unit + unit : nullptr;
     a.ld_operand = m_.ld_unit;
-    a.keeps_states = c_.saved != nullptr;
     if (c_.saved) {
-      a.ld_saved = (f_.saved + f_.states - 1 + projects) * c_.hidden;
+      a.ld_saved = f_.kept_rows(projects) * c_.hidden;
       a.saved = c_.saved + frame * a.ld_saved + unit;
+      a.kept_states = a.saved + f_.kept_state(1) * c_.hidden;
+      a.kept_operand = a.operand ? a.saved + f_.kept_operand(stage + 1) * c_.hidden : nullptr;
     } else if (m_.saved) {
       a.ld_saved = f_.saved * c_.hidden;
       a.saved = m_.saved + b * a.ld_saved + unit;
     }
+
+    prefetch(a.x, a.ld_x, rows, f_.gates * a.width);
+    if (a.out) prefetch(a.out, a.ld_out, rows, a.units);
+    RowPointers<Real> left = stage == 0 ? rows_from(m_.h[now_], m_.ld_h, b) : rows_from(m_.operand[stage], m_.ld_unit, b);
+    int first = f_.first_gate(stage), end = f_.stage_end[stage];
+    for (int g = first; g < end; ++g)
+      m_.recurrent(rows, left.at, block, g, tile_ + (g - first) * kTileRows * kTileCols<Real>, kTileCols<Real>);
     cell_.forward[stage](a);
   }
 
@@ -286,8 +289,9 @@ template <class Real> struct BackwardSpace {
   Real* dh;                             // with a projection: gradient of h, (B,P) ...
   Real* dh_block;                       // ... and of the block's frames
   Real* dx;                             // gradients of the gates of the block's frames
-  Columns<Real> columns_x, columns_h, columns_m;
-  Real *panels_x, *panels_h, *panels_m; // right sides of the weight gradients, kDepth frames of them
+  // Right sides of the weight gradients, kDepth frames of each: what the products of the forward read.
+  Columns<Real> columns_x, columns_h, columns_unit;
+  Real *panels_x, *panels_h, *panels_operand[kMaxStages + 1];
   Real* thread_base;
   int64_t thread_size;
 
@@ -321,12 +325,13 @@ template <class Real> struct BackwardSpace {
     }
     dx = arena.take<Real>(frames * ld_dx);
     if (c.grad_w_ih) {
-      columns_x = {I}, columns_h = {P}, columns_m = {H};
+      columns_x = {I}, columns_h = {P}, columns_unit = {H};
       panels_x = arena.take<Real>(columns_x.padded() * kDepth);
       panels_h = arena.take<Real>(columns_h.padded() * kDepth);
-      if (c.w_hr) panels_m = arena.take<Real>(columns_m.padded() * kDepth);
+      for (int s = 1; s < f.stages + (c.w_hr != nullptr); ++s)
+        panels_operand[s] = arena.take<Real>(columns_unit.padded() * kDepth);
     }
-    thread_size = kTileRows * (kDepth + kTileCols<Real>);
+    thread_size = kTileRows * (kDepth + 1 + kTileCols<Real>) + 2 * kLanes<Real>;
     thread_base = arena.take<Real>(thread_size * plan.threads());
   }
 };
@@ -401,8 +406,11 @@ template <class Real> class Backward {
       Slice blocks = share_.blocks(product.columns);
       for (int64_t block = blocks.from; block < blocks.to; ++block)
         groups([&](int64_t b, int rows) {
+          BackwardTile<Real> a = tile_at(t, product.columns, block, b, rows, b < started);
+          prefetch_tile(a);
           if (!nothing) product(rows, rows_from(left, ld, b).at, block, 0, scratch_, kTileCols<Real>);
-          apply(t, stage, product.columns, block, b, rows, b < started, nothing ? nullptr : scratch_);
+          a.product = nothing ? nullptr : scratch_;
+          cell_.backward[stage](a);
         });
       share_.meet(meeting_);
     }
@@ -425,21 +433,18 @@ template <class Real> class Backward {
     });
   }
 
-  void apply(int64_t t, int stage, const Columns<Real>& columns, int64_t block, int64_t b, int rows, bool started,
-             const Real* product) {
+  BackwardTile<Real> tile_at(int64_t t, const Columns<Real>& columns, int64_t block, int64_t b, int rows, bool started) const {
     int64_t unit = columns.from(block), frame = c_.time.frame(t) + b, H = c_.hidden;
-    int64_t saved_rows = f_.saved + f_.states - 1 + (c_.w_hr != nullptr);
     BackwardTile<Real> a{};
     a.rows = rows;
     a.units = columns.units(block);
     a.hidden = H;
-    a.product = product;
     a.grad_out = c_.grad_out && !c_.w_hr ? c_.grad_out + frame * c_.outputs + unit : nullptr;
     a.ld_out = c_.outputs;
     a.projected = c_.w_hr != nullptr;
     a.dnext = m_.dnext ? m_.dnext + b * m_.ld_unit + unit : nullptr;
-    a.saved = c_.saved + frame * saved_rows * H + unit;
-    a.ld_saved = saved_rows * H;
+    a.ld_saved = f_.kept_rows(c_.w_hr != nullptr) * H;
+    a.saved = c_.saved + frame * a.ld_saved + unit;
     int64_t before = started ? c_.time.frame(c_.time.before(t)) + b : 0;
     for (int s = 0; s < f_.states; ++s) {
       int64_t ld = s ? m_.ld_unit : m_.ld_h, n = s ? H : c_.outputs;
@@ -452,15 +457,23 @@ template <class Real> class Backward {
         a.s[s] = c_.out + before * n + unit;
         a.ld_s[s] = n;
       } else {
-        a.s[s] = c_.saved + (before * saved_rows + f_.saved + s - 1) * H + unit;
-        a.ld_s[s] = saved_rows * H;
+        a.s[s] = c_.saved + before * a.ld_saved + f_.kept_state(s) * H + unit;
+        a.ld_s[s] = a.ld_saved;
       }
+      if (s > 0) a.next[s] = a.saved + f_.kept_state(s) * H;
     }
     a.dx = m_.dx + (frame - first_frame_) * m_.ld_dx + unit;
     a.ld_dx = m_.ld_dx;
     a.du = m_.du[now_ ^ 1] + b * m_.ld_du + unit;
     a.ld_du = m_.ld_du;
-    cell_.backward[stage](a);
+    return a;
+  }
+
+  void prefetch_tile(const BackwardTile<Real>& a) const {
+    if (a.grad_out) prefetch(a.grad_out, a.ld_out, a.rows, a.units);
+    for (int s = 0; s < f_.states; ++s) prefetch(a.s[s], a.ld_s[s], a.rows, a.units);
+    for (int k = 0; k < f_.kept_state(f_.states); ++k) prefetch(a.saved + k * a.hidden, a.ld_saved, a.rows, a.units);
+    for (int g = 0; g < f_.gates + f_.split_gates(); ++g) prefetch(a.dx + g * a.hidden, a.ld_dx, a.rows, a.units);
   }
 
   // Rows whose gradient has left at tick t keep their last du in both buffers, for finish().
@@ -488,44 +501,46 @@ template <class Real> class Backward {
     int64_t frames = c_.time.frame(last_tick) - first_frame_, t = first_tick;
     for (int64_t at = 0; at < frames; at += kDepth) {
       int64_t depth = min_of(kDepth, frames - at);
-      const Real *x[kDepth], *h[kDepth], *m[kDepth];
-      int64_t saved_rows = f_.saved + f_.states;  // with a projection
+      const bool projects = c_.w_hr != nullptr;
+      const Real *x[kDepth], *h[kDepth], *kept[kDepth];
       for (int64_t k = 0; k < depth; ++k) {
         int64_t frame = first_frame_ + at + k;
         while (frame >= c_.time.frame(t + 1)) ++t;
         int64_t b = frame - c_.time.frame(t);
         x[k] = c_.x_at(t, b);
         h[k] = c_.h_before(t, b);
-        if (c_.w_hr) m[k] = c_.saved + (frame * saved_rows + saved_rows - 1) * c_.hidden;
+        kept[k] = c_.saved + frame * f_.kept_rows(projects) * c_.hidden;
       }
-      pack_frames(x, depth, m_.columns_x, m_.panels_x);
-      pack_frames(h, depth, m_.columns_h, m_.panels_h);
-      if (c_.w_hr) pack_frames(m, depth, m_.columns_m, m_.panels_m);
+      pack_frames(x, 0, depth, m_.columns_x, m_.panels_x);
+      pack_frames(h, 0, depth, m_.columns_h, m_.panels_h);
+      for (int s = 1; s < f_.stages + projects; ++s)
+        pack_frames(kept, f_.kept_operand(s) * c_.hidden, depth, m_.columns_unit, m_.panels_operand[s]);
       meeting_.all();
 
       bool fresh = fresh_weights_;
       const Real* dx = m_.dx + at * m_.ld_dx;
       int split = 0;
-      for (int g = 0; g < f_.gates; ++g) {
-        int64_t row = g * c_.hidden;
-        const Real* du = f_.splits(g) ? dx + (f_.gates + split++) * c_.hidden : dx + row;
-        grad_weight(depth, dx + row, m_.ld_dx, c_.hidden, m_.panels_x, m_.columns_x, fresh, c_.grad_w_ih + row * c_.inputs,
-                    c_.grad_b_ih ? c_.grad_b_ih + row : nullptr);
-        grad_weight(depth, du, m_.ld_dx, c_.hidden, m_.panels_h, m_.columns_h, fresh, c_.grad_w_hh + row * c_.outputs,
-                    c_.grad_b_hh ? c_.grad_b_hh + row : nullptr);
-      }
-      if (c_.w_hr)
-        grad_weight(depth, m_.dh_block + at * c_.outputs, c_.outputs, c_.outputs, m_.panels_m, m_.columns_m, fresh,
-                    c_.grad_w_hr, nullptr);
+      for (int stage = 0; stage < f_.stages; ++stage)
+        for (int g = f_.first_gate(stage); g < f_.stage_end[stage]; ++g) {
+          int64_t row = g * c_.hidden;
+          const Real* du = f_.splits(g) ? dx + (f_.gates + split++) * c_.hidden : dx + row;
+          grad_weight(depth, dx + row, m_.ld_dx, c_.hidden, m_.panels_x, m_.columns_x, fresh,
+                      c_.grad_w_ih + row * c_.inputs, c_.grad_b_ih ? c_.grad_b_ih + row : nullptr);
+          grad_weight(depth, du, m_.ld_dx, c_.hidden, stage ? m_.panels_operand[stage] : m_.panels_h, m_.columns_h, fresh,
+                      c_.grad_w_hh + row * c_.outputs, c_.grad_b_hh ? c_.grad_b_hh + row : nullptr);
+        }
+      if (projects)
+        grad_weight(depth, m_.dh_block + at * c_.outputs, c_.outputs, c_.outputs, m_.panels_operand[f_.stages],
+                    m_.columns_unit, fresh, c_.grad_w_hr, nullptr);
       fresh_weights_ = false;
       meeting_.all();
     }
   }
 
-  void pack_frames(const Real* const* rows, int64_t depth, const Columns<Real>& columns, Real* panels) {
+  void pack_frames(const Real* const* rows, int64_t from, int64_t depth, const Columns<Real>& columns, Real* panels) {
     Slice mine(columns.blocks(), threads_, thread_);
     for (int64_t block = mine.from; block < mine.to; ++block)
-      pack_rows([&](int64_t k) { return rows[k] + columns.from(block); }, depth, columns.units(block), columns.width(block),
+      pack_rows([&](int64_t k) { return rows[k] + from + columns.from(block); }, depth, columns.units(block), columns.width(block),
                 panels + columns.from(block) * depth);
   }
 

@@ -27,6 +27,12 @@ template <class F> RNN_FN void row_groups(int64_t from, int64_t to, F&& f) {
   }
 }
 
+// Asks for the lines of `rows` rows of n, to be there when the product that comes first is done.
+template <class Real> RNN_FN void prefetch(const Real* p, int64_t ld, int rows, int64_t n) {
+  for (int i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < n; j += 64 / int64_t(sizeof(Real))) __builtin_prefetch(p + i * ld + j);
+}
+
 template <class Real> struct RowPointers {
   const Real* at[kTileRows];
 };
@@ -69,9 +75,10 @@ void tile(int64_t K, const typename V::Real* const* a, const typename V::Real* b
     }
   };
   int64_t k = 0;
-  for (; k + 4 <= K; k += 4)
+  constexpr int kUnroll = KS > 2 ? KS : 2;  // 4 costs the 6x2 tile of AVX2 a tenth: too few registers
+  for (; k + kUnroll <= K; k += kUnroll)
 #pragma GCC unroll 4
-    for (int s = 0; s < 4; ++s) step(sum[s % KS], k + s);
+    for (int s = 0; s < kUnroll; ++s) step(sum[s % KS], k + s);
   for (; k < K; ++k) step(sum[0], k);
 
 #pragma GCC unroll 16
@@ -239,22 +246,33 @@ void outer_rows(int64_t K, const Real* a, int64_t lda, int rows, const Real* pan
                 Real* c, int64_t ldc, Real* sums, Real* space) {
   using V = Vector<Real>;
   constexpr int L = V::kLanes;
+  constexpr int kVectors = (kTileRows + L - 1) / L;
   Real* left = space;
-  Real* out = space + kTileRows * K;
+  Real* out = space + kTileRows * (K + 1) + L;
+  // Whole vectors are read and written past `rows`: what is too much is overwritten by the next row, or never read.
+  V total[kVectors];
+  for (int v = 0; v < kVectors; ++v) total[v] = V(0);
   for (int64_t k = 0; k < K; ++k)
-    for (int i = 0; i < rows; ++i) left[k * rows + i] = a[k * lda + i];
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) {
+      if (v * L >= rows) break;
+      V column = V::load(a + k * lda + v * L);
+      column.store(left + k * rows + v * L);
+      total[v] = total[v] + column;
+    }
+  for (int64_t k = 0; k < K; ++k) __builtin_prefetch(a + k * lda + rows, 0, 2);  // the next group's
   if (sums) {
-    Real total[kTileRows] = {};
-    for (int64_t k = 0; k < K; ++k)
-      for (int i = 0; i < rows; ++i) total[i] += left[k * rows + i];
-    for (int i = 0; i < rows; ++i) sums[i] = fresh ? total[i] : sums[i] + total[i];
+    for (int v = 0; v < kVectors; ++v) total[v].store(out + v * L);
+    for (int i = 0; i < rows; ++i) sums[i] = fresh ? out[i] : sums[i] + out[i];
   }
   for (int64_t block = 0; block < columns.blocks(); ++block) {
     int width = columns.width(block), units = columns.units(block);
+    Real* corner = c + columns.from(block);
+    if (!fresh) prefetch(corner, ldc, rows, units);
     kTiles<Real, true>.at[rows - 1][width / L - 1](K, &left, panels + columns.from(block) * K, width, nullptr, out, width);
     for (int i = 0; i < rows; ++i)
       for (int j = 0; j < units; j += L) {
-        Real* to = c + i * ldc + columns.from(block) + j;
+        Real* to = corner + i * ldc + j;
         int n = min_of(L, units - j);
         V value = V::load(out + i * width + j);
         if (n == L) (fresh ? value : value + V::load(to)).store(to);
