@@ -147,7 +147,10 @@ struct Data {
     TORCH_CHECK(t.device() == x.device(), op, ": ", what, ": expected device ", x.device(), " as x has, got ", t.device());
   }
 
-  int64_t saved_rows() const { return f.kept_rows(w_hr.has_value()); }
+  // In half precision the caller's `out` is rounded: h goes on in one row more of what is saved.
+  bool keeps_h() const { return dtype != compute; }
+  int64_t saved_rows() const { return f.kept_rows(w_hr.has_value()) + keeps_h(); }
+  Tensor kept_h(const Tensor& saved) const { return saved.select(1, saved_rows() - 1).narrow(1, 0, P); }
   at::TensorOptions options() const { return at::TensorOptions().dtype(compute).device(at::kCPU); }
 
   template <class Real> Call<Real> call() const {
@@ -157,6 +160,7 @@ struct Data {
     c.inputs = I;
     c.hidden = H;
     c.outputs = P;
+    c.saved_rows = saved_rows();
     c.x = x.const_data_ptr<Real>();
     c.x_tick = packed ? 0 : x.stride(0);
     c.x_row = x.stride(packed ? 0 : 1);
@@ -246,6 +250,7 @@ void forward(int cell, Stack& stack) {
       for (int s = 0; s < f.states; ++s) c.final[s] = data<Real>(results[1 + s]);
       if (save) c.saved = data<Real>(saved);
     });
+  if (save && d.keeps_h()) d.kept_h(saved).copy_(out.reshape({d.frames, d.P}));
   for (auto& r : results) r = r.to(d.dtype);
   results.push_back(saved);
   a.leave(std::move(results));
@@ -278,8 +283,8 @@ void backward(int cell, Stack& stack) {
       d.expect(s ? "grad_c_n" : "grad_h_n", *grad_final[s], d.first[s].sizes());
       *grad_final[s] = d.dense(*grad_final[s]);
     }
-  out = d.dense(out);
   saved = saved.contiguous();
+  out = d.keeps_h() ? d.kept_h(saved).contiguous() : out.contiguous();
 
   auto fresh = [&](bool needed, at::IntArrayRef sizes) {
     if (!needed) return Tensor();

@@ -58,7 +58,8 @@ template <class Real> struct Call {
   const Real* first[kMaxStates];                 // states before the sweep: (B,P), the others (B,H)
   Real* out;                                     // (frames,P)
   Real* final[kMaxStates];
-  Real* saved;  // (frames, kept_rows, H)
+  Real* saved;  // (frames, saved_rows, H), of which the kernels use the first kept_rows
+  int64_t saved_rows;
 
   const Real* grad_out;
   const Real* grad_final[kMaxStates];

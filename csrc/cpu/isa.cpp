@@ -60,7 +60,7 @@ bool machine_has(Isa isa) {
 
 std::string names(const std::vector<Isa>& isas) {
   std::string text;
-  for (Isa isa : isas) text += (text.empty() ? "" : ", ") + std::string(isa_name(isa));
+  for (Isa isa : isas) text.append(text.empty() ? "" : ", ").append(isa_name(isa));
   return text;
 }
 

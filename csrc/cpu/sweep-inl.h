@@ -218,7 +218,7 @@ template <class Real> class Forward {
     a.operand = stage + 1 < f_.stages || projects ? m_.operand[stage + 1] + b * m_.ld_unit + unit : nullptr;
     a.ld_operand = m_.ld_unit;
     if (c_.saved) {
-      a.ld_saved = f_.kept_rows(projects) * c_.hidden;
+      a.ld_saved = c_.saved_rows * c_.hidden;
       a.saved = c_.saved + frame * a.ld_saved + unit;
       a.kept_states = a.saved + f_.kept_state(1) * c_.hidden;
       a.kept_operand = a.operand ? a.saved + f_.kept_operand(stage + 1) * c_.hidden : nullptr;
@@ -443,7 +443,7 @@ template <class Real> class Backward {
     a.ld_out = c_.outputs;
     a.projected = c_.w_hr != nullptr;
     a.dnext = m_.dnext ? m_.dnext + b * m_.ld_unit + unit : nullptr;
-    a.ld_saved = f_.kept_rows(c_.w_hr != nullptr) * H;
+    a.ld_saved = c_.saved_rows * H;
     a.saved = c_.saved + frame * a.ld_saved + unit;
     int64_t before = started ? c_.time.frame(c_.time.before(t)) + b : 0;
     for (int s = 0; s < f_.states; ++s) {
@@ -509,7 +509,7 @@ template <class Real> class Backward {
         int64_t b = frame - c_.time.frame(t);
         x[k] = c_.x_at(t, b);
         h[k] = c_.h_before(t, b);
-        kept[k] = c_.saved + frame * f_.kept_rows(projects) * c_.hidden;
+        kept[k] = c_.saved + frame * c_.saved_rows * c_.hidden;
       }
       pack_frames(x, 0, depth, m_.columns_x, m_.panels_x);
       pack_frames(h, 0, depth, m_.columns_h, m_.panels_h);

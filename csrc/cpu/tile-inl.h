@@ -250,16 +250,21 @@ void outer_rows(int64_t K, const Real* a, int64_t lda, int rows, const Real* pan
   Real* left = space;
   Real* out = space + kTileRows * (K + 1) + L;
   // Whole vectors are read and written past `rows`: what is too much is overwritten by the next row, or never read.
-  V total[kVectors];
+  V total[kVectors], part[kVectors];  // sums of sums: a long column's error grows slower
   for (int v = 0; v < kVectors; ++v) total[v] = V(0);
-  for (int64_t k = 0; k < K; ++k)
+  constexpr int64_t kRun = 16;
+  for (int64_t k0 = 0; k0 < K; k0 += kRun) {
+    for (int v = 0; v < kVectors; ++v) part[v] = V(0);
+    for (int64_t k = k0; k < min_of(K, k0 + kRun); ++k)
 #pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) {
-      if (v * L >= rows) break;
-      V column = V::load(a + k * lda + v * L);
-      column.store(left + k * rows + v * L);
-      total[v] = total[v] + column;
-    }
+      for (int v = 0; v < kVectors; ++v) {
+        if (v * L >= rows) break;
+        V column = V::load(a + k * lda + v * L);
+        column.store(left + k * rows + v * L);
+        part[v] = part[v] + column;
+      }
+    for (int v = 0; v < kVectors; ++v) total[v] = total[v] + part[v];
+  }
   for (int64_t k = 0; k < K; ++k) __builtin_prefetch(a + k * lda + rows, 0, 2);  // the next group's
   if (sums) {
     for (int v = 0; v < kVectors; ++v) total[v].store(out + v * L);

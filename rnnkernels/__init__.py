@@ -1,0 +1,87 @@
+"""Fused recurrent layers for PyTorch: drop-in for torch.nn's RNN, LSTM, GRU and their cells.
+
+Convert what you have, or build with `rk.LSTM`, `rk.GRU`, ...:
+
+    import rnnkernels as rk
+
+    model = rk.convert(model)
+"""
+
+from typing import Any
+
+import torch
+
+try:
+    from . import _C
+except ImportError as error:
+    raise ImportError(f"rnnkernels._C: expected the compiled extension (run `make build`), got: {error}") from error
+
+from . import functional, reference
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, convert
+
+__all__ = [
+    "RNN",
+    "LSTM",
+    "GRU",
+    "RNNCell",
+    "LSTMCell",
+    "GRUCell",
+    "convert",
+    "functional",
+    "get_isa",
+    "info",
+    "reference",
+    "set_isa",
+]
+
+__version__: str = _C.build_info()["version"]
+
+
+class Info(dict):
+    """A dict that prints one readable line per entry."""
+
+    def __str__(self) -> str:
+        def text(value: Any) -> str:
+            if isinstance(value, dict):
+                return ", ".join(f"{k} {text(v)}" for k, v in value.items()) or "none yet"
+            return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+        width = max(map(len, self))
+        return "\n".join(f"{key:{width}}  {text(value)}" for key, value in self.items())
+
+
+def info() -> Info:
+    """What was built, what this machine has and which kernel the last call ran, as a dict that prints well.
+
+    Keys: version, torch (running), isa (in use), built, available (ISAs, best last), threads (torch's), cells, build
+    (compiler, flags, ...), last_kernel (op, isa, dtype, threads, split; empty before the first call).
+    """
+    isas = _C.isas()
+    return Info(
+        version=__version__,
+        torch=torch.__version__,
+        isa=_C.get_isa(),
+        built=isas["built"],
+        available=isas["available"],
+        threads=torch.get_num_threads(),
+        cells=[cell["name"] for cell in _C.cells()],
+        build=_C.build_info(),
+        last_kernel=_C.last_kernel(),
+    )
+
+
+def set_isa(name: str | None) -> None:
+    """Forces the kernels of one instruction set: "scalar", "avx2" or "avx512".
+
+    Args:
+        name: one of `info()["available"]`; None goes back to $RNNKERNELS_ISA or else the best available.
+
+    Raises:
+        ValueError: this machine or this build does not have it.
+    """
+    _C.set_isa(name)
+
+
+def get_isa() -> str:
+    """The instruction set whose kernels run."""
+    return _C.get_isa()
