@@ -17,15 +17,17 @@ except ImportError as error:
     raise ImportError(f"rnnkernels._C: expected the compiled extension (run `make build`), got: {error}") from error
 
 from . import functional, reference
-from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, convert
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, MinimalGRU, MinimalGRUCell, RNNCell, convert
 
 __all__ = [
     "RNN",
     "LSTM",
     "GRU",
+    "MinimalGRU",
     "RNNCell",
     "LSTMCell",
     "GRUCell",
+    "MinimalGRUCell",
     "convert",
     "functional",
     "get_isa",

@@ -2,10 +2,12 @@
 #pragma once
 #include "gru.h"
 #include "lstm.h"
+#include "minimal_gru.h"
 #include "rnn.h"
 
 #define RNN_CELLS(X) \
   X(Lstm)            \
   X(Gru)             \
   X(RnnTanh)         \
-  X(RnnRelu)
+  X(RnnRelu)         \
+  X(MinimalGru)

@@ -1,4 +1,4 @@
-"""`RNNCell`, `LSTMCell` and `GRUCell`: one tick at a time."""
+"""`RNNCell`, `LSTMCell`, `GRUCell` and `MinimalGRUCell`: one tick at a time."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..functional import autocasts, layer
 from ..ops import LAYERS
 
-__all__ = ["RNNCell", "LSTMCell", "GRUCell"]
+__all__ = ["RNNCell", "LSTMCell", "GRUCell", "MinimalGRUCell"]
 
 
 class RecurrentCell(nn.Module):
@@ -183,3 +183,12 @@ class GRUCell(RecurrentCell):
     """
 
     cell = "gru"
+
+
+class MinimalGRUCell(RecurrentCell):
+    """One tick of `MinimalGRU`; constructor and use are those of `GRUCell`.
+
+    Parameters: `weight_ih` (2H,I), `weight_hh` (2H,H), `bias_ih` (2H), `bias_hh` (2H); gates in the order f, n.
+    """
+
+    cell = "minimal_gru"

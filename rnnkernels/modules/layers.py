@@ -1,4 +1,4 @@
-"""`RNN`, `LSTM` and `GRU`: stacks of layers over whole sequences."""
+"""`RNN`, `LSTM`, `GRU` and `MinimalGRU`: stacks of layers over whole sequences."""
 
 import math
 import numbers
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ..functional import autocasts, layer
 from ..ops import LAYERS
 
-__all__ = ["RNN", "LSTM", "GRU"]
+__all__ = ["RNN", "LSTM", "GRU", "MinimalGRU"]
 
 # cuDNN warns at every call whose weights are not one buffer; here they never are, on purpose.
 warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk", module=__name__)
@@ -342,3 +342,21 @@ class GRU(Recurrent):
     """
 
     mode = "GRU"
+
+
+class MinimalGRU(Recurrent):
+    """Minimal gated unit as published, the gate before the product; constructor and use are those of `GRU`.
+
+        f = sigmoid(W_f x + b_if + U_f h + b_hf)
+        n = tanh(W_n x + b_in + U_n (f h) + b_hn)
+        h' = (1 - f) h + f n
+
+    Args: those of `RNN` without `nonlinearity`.
+
+    Parameters, by layer k, and again with `_reverse`: `weight_ih_lk` (2H,I or D*H), `weight_hh_lk` (2H,H),
+    `bias_ih_lk` (2H), `bias_hh_lk` (2H); gates in the order f, n.
+
+    Source: Zhou, Wu, Zhang and Zhou, "Minimal gated unit for recurrent neural networks", IJAC 13(3), 2016.
+    """
+
+    mode = "MINIMAL_GRU"

@@ -48,3 +48,12 @@ def gru(x: Tensor, rec: Callable[..., Tensor], h: Tensor) -> tuple[Tensor]:
     r, z = (xr + ur).sigmoid(), (xz + uz).sigmoid()
     n = torch.tanh(xn + r * un)
     return (n + z * (h - n),)
+
+
+@cell
+def minimal_gru(x: Tensor, rec: Callable[..., Tensor], h: Tensor) -> tuple[Tensor]:
+    """Zhou et al., "Minimal gated unit for recurrent neural networks", 2016: the gate before the product."""
+    xf, xn = x.chunk(2, -1)
+    f = (xf + rec(h, 0, 1)).sigmoid()
+    n = torch.tanh(xn + rec(f * h, 1, 2))
+    return ((1 - f) * h + f * n,)
