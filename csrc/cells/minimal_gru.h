@@ -1,4 +1,4 @@
-// Minimal gated unit (Zhou et al. 2016, eq. 7): one gate, applied to h before the candidate's product.
+// Minimal gated unit (Zhou et al. 2016): one gate, applied to h before the candidate's product.
 #pragma once
 #include "vocabulary.h"
 
