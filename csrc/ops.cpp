@@ -31,10 +31,11 @@ std::string shape_text(at::IntArrayRef sizes) {
 
 // ------------------------------------------------------------------------------------------------------------ schemas
 
+constexpr const char* kStateNames[kMaxStates] = {"h", "c", "s2", "s3"};
+
 std::string per_state(const Facts& f, const char* before, const char* after) {
   std::string text;
-  for (int s = 0; s < f.states; ++s)
-    text += std::string(before) + (s == 0 ? "h" : s == 1 ? "c" : "s" + std::to_string(s)) + after;
+  for (int s = 0; s < f.states; ++s) text.append(before).append(kStateNames[s]).append(after);
   return text;
 }
 

@@ -62,8 +62,10 @@ Plan make_plan(Pass pass, const Facts& facts, const Timeline& time, int64_t inpu
   const double uses = time.ticks * ceil_div(ceil_div(static_cast<double>(time.batch), plan.grid_rows), tile.rows);
   plan.packed = uses >= 4;
 
-  // All threads' projected inputs stay within 4 MiB, a block's gradients within 8; never less than one tick.
-  const double row = static_cast<double>((facts.gates + (forward ? 0 : facts.split_gates())) * hidden * real);
+  // All threads' inputs and what they are projected to stay within 4 MiB, a block's gradients within 8; never less than
+  // one tick.
+  const double row = static_cast<double>(
+      (facts.gates * hidden + (forward ? inputs * plan.grid_cols : facts.split_gates() * hidden)) * real);
   const double tick = row * std::max<int64_t>(time.batch, 1);
   plan.block_ticks = std::clamp<int64_t>(static_cast<int64_t>((forward ? 4 : 8) * 1048576.0 / std::max(tick, 1.0)), 1,
                                          std::max<int64_t>(time.ticks, 1));

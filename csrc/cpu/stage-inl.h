@@ -74,7 +74,8 @@ template <class Cell, class Real, int S> void forward_stage(const ForwardTile<Re
       t.u[g] = V::load(a.u + ((g - kFirst) * kTileRows + i) * kTileCols<Real> + j);
     }
 #pragma GCC unroll 4
-    for (int s = 0; s < Cell::kStates; ++s) t.s[s] = V::load(a.s[s] + i * a.ld_state[s] + j);
+    for (int s = 1; s < Cell::kStates; ++s) t.s[s] = V::load(a.s[s] + i * a.ld_state[s] + j);
+    t.s[0] = a.out ? V::load(a.s[0] + i * a.ld_state[0] + j) : V(0);  // a projected h has other units
 #pragma GCC unroll 16
     for (int k = 0; k < kFirst; ++k) t.saved[k] = V::load(saved + k * a.hidden, width...);
 
@@ -122,7 +123,8 @@ template <class Cell, class Real, int S> void backward_stage(const BackwardTile<
 #pragma GCC unroll 16
     for (int k = 0; k < Cell::kSaved; ++k) t.saved[k] = V::load(saved + k * a.hidden, width...);
 #pragma GCC unroll 4
-    for (int s = 0; s < Cell::kStates; ++s) t.s[s] = V::load(a.s[s] + i * a.ld_s[s] + j, width...);
+    for (int s = 1; s < Cell::kStates; ++s) t.s[s] = V::load(a.s[s] + i * a.ld_s[s] + j, width...);
+    t.s[0] = a.projected ? V(0) : V::load(a.s[0] + i * a.ld_s[0] + j, width...);
 #pragma GCC unroll 4
     for (int s = 1; s < Cell::kStates; ++s)
       t.next[s] = V::load(a.next[s] + i * a.ld_saved + j, width...);

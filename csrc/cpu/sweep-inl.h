@@ -65,13 +65,13 @@ template <class Real> struct Share {
 
 template <class Real> struct ForwardSpace {
   Product<Real> input, recurrent, projection;
-  int64_t ld_h, ld_unit;             // scratch rows of P and of H
+  int64_t ld_x, ld_h, ld_unit;       // scratch rows of I, P and H
   Real* h[2];                        // before and after a tick, in turn
   Real* state[kMaxStates];           // the others, in place
   Real* operand[kMaxStages + 1];     // of stage s, s > 0; of the projection at `stages`
   Real* saved;                       // of one tick, where the caller keeps none
   Real* thread_base;
-  int64_t thread_size, projected_size;
+  int64_t thread_size, projected_size, x_size;
 
   ForwardSpace(Arena& arena, const Facts& f, const Call<Real>& c, const Plan& plan) {
     int64_t B = c.time.batch, H = c.hidden, P = c.outputs;
@@ -91,8 +91,11 @@ template <class Real> struct ForwardSpace {
     saved = f.stages > 1 && !c.saved ? arena.take<Real>(B * f.saved * H) : nullptr;
 
     int64_t cols = ceil_div(recurrent.columns.blocks(), plan.grid_cols) * kTileCols<Real>;
-    projected_size = ceil_div(B, plan.grid_rows) * plan.block_ticks * cols * f.gates;
-    thread_size = projected_size + f.gates * kTileRows * kTileCols<Real>;
+    int64_t rows = ceil_div(B, plan.grid_rows) * plan.block_ticks;
+    ld_x = padded_row<Real>(c.inputs);
+    x_size = rows * ld_x;
+    projected_size = rows * cols * f.gates;
+    thread_size = x_size + projected_size + f.gates * kTileRows * kTileCols<Real>;
     thread_base = arena.take<Real>(thread_size * plan.threads());
   }
 };
@@ -102,7 +105,8 @@ template <class Real> class Forward {
   Forward(int cell, const Facts& f, const Call<Real>& c, const Plan& plan, char* space, Meeting& meeting, int thread)
       : cell_(kCells<Real>[cell]), f_(f), c_(c), plan_(plan), arena_{space}, m_(arena_, f, c, plan), meeting_(meeting),
         share_(plan, c.time.batch, thread), thread_(thread), blocks_(share_.blocks(m_.recurrent.columns)) {
-    projected_ = m_.thread_base + thread * m_.thread_size;
+    x_ = m_.thread_base + thread * m_.thread_size;
+    projected_ = x_ + m_.x_size;
     tile_ = projected_ + m_.projected_size;
     const auto& columns = m_.recurrent.columns;
     for (int64_t b = blocks_.from; b < blocks_.to; ++b) ld_projected_ += columns.width(b) * f.gates;
@@ -150,26 +154,21 @@ template <class Real> class Forward {
 
   static void copy(Real* to, const Real* from, int64_t n) { memcpy(to, from, n * sizeof(Real)); }
 
-  // W x + b of this thread's rows and hidden units for a block of ticks.
+  // W x + b of this thread's rows and hidden units for a block of ticks. The caller's rows may lie any distance apart, at
+  // worst a multiple of 4 KiB: they are copied together first.
   void project(int64_t step, int64_t end) {
+    int64_t held = 0;
+    for (int64_t s = step; s < end; ++s) {
+      int64_t t = c_.time.tick(s);
+      Rows mine = rows_at(t);
+      for (int64_t b = mine.from; b < mine.to; ++b) copy(x_ + held++ * m_.ld_x, c_.x_at(t, b), c_.inputs);
+    }
     for (int64_t block = blocks_.from; block < blocks_.to; ++block)
-      for (int g = 0; g < f_.gates; ++g) {
-        Real* to = projected_ + projected_at(block, g);
-        const Real* rows[kTileRows];
-        int held = 0;
-        for (int64_t s = step; s < end; ++s) {
-          int64_t t = c_.time.tick(s);
-          Rows mine = rows_at(t);
-          for (int64_t b = mine.from; b < mine.to; ++b) {
-            rows[held++] = c_.x_at(t, b);
-            if (held < kTileRows) continue;
-            m_.input(held, rows, block, g, to, ld_projected_);
-            to += held * ld_projected_;
-            held = 0;
-          }
-        }
-        if (held) m_.input(held, rows, block, g, to, ld_projected_);
-      }
+      for (int g = 0; g < f_.gates; ++g)
+        row_groups(0, held, [&](int64_t row, int rows) {
+          m_.input(rows, rows_from(x_, m_.ld_x, row).at, block, g,
+                   projected_ + row * ld_projected_ + projected_at(block, g), ld_projected_);
+        });
   }
 
   int64_t projected_at(int64_t block, int gate) const {
@@ -270,7 +269,7 @@ template <class Real> class Forward {
   Share<Real> share_;
   int thread_;
   Slice blocks_;
-  Real *projected_, *tile_;
+  Real *x_, *projected_, *tile_;
   int64_t ld_projected_ = 0;
   int now_ = 0;
 };
@@ -312,7 +311,7 @@ template <class Real> struct BackwardSpace {
     ld_h = padded_row<Real>(P);
     ld_unit = padded_row<Real>(H);
     ld_du = padded_row<Real>(f.gates * H);
-    ld_dx = (f.gates + f.split_gates()) * H;
+    ld_dx = padded_row<Real>((f.gates + f.split_gates()) * H);
     for (int i = 0; i < 2; ++i) du[i] = arena.take<Real>(B * ld_du);
     carry[0] = arena.take<Real>(B * ld_h);
     for (int s = 1; s < f.states; ++s) carry[s] = arena.take<Real>(B * ld_unit);

@@ -1,9 +1,7 @@
 // 16 floats or 8 doubles: AVX-512 F, DQ (and BW, VL, which every machine that has DQ has).
 #pragma once
-#ifdef RNN_SIMDE  // test-only: the same code on machines without AVX-512
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
-#include <simde/x86/fma.h>
+#ifdef RNN_SIMDE
+#include "avx512_simde.h"
 #else
 #include <immintrin.h>
 #endif

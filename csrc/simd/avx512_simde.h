@@ -1,0 +1,28 @@
+// Test only: stands for <immintrin.h> where AVX-512 code is compiled for machines without it.
+#pragma once
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/fma.h>
+
+// SIMDe 0.8.2's masked store writes zeros where the mask is off, and its masked load reads there.
+#undef _mm512_maskz_loadu_ps
+#undef _mm512_maskz_loadu_pd
+#undef _mm512_mask_storeu_ps
+#undef _mm512_mask_storeu_pd
+
+#define RNN_MASKED(suffix, Vec, Mask, Real)                                \
+  static inline Vec _mm512_maskz_loadu_##suffix(Mask mask, const Real* p) { \
+    Real lanes[sizeof(Vec) / sizeof(Real)] = {};                           \
+    for (unsigned i = 0; i < sizeof(Vec) / sizeof(Real); ++i)              \
+      if (mask >> i & 1) lanes[i] = p[i];                                  \
+    return _mm512_loadu_##suffix(lanes);                                   \
+  }                                                                        \
+  static inline void _mm512_mask_storeu_##suffix(Real* p, Mask mask, Vec v) { \
+    Real lanes[sizeof(Vec) / sizeof(Real)];                                \
+    _mm512_storeu_##suffix(lanes, v);                                      \
+    for (unsigned i = 0; i < sizeof(Vec) / sizeof(Real); ++i)              \
+      if (mask >> i & 1) p[i] = lanes[i];                                  \
+  }
+RNN_MASKED(ps, __m512, __mmask16, float)
+RNN_MASKED(pd, __m512d, __mmask8, double)
+#undef RNN_MASKED
