@@ -58,9 +58,11 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "rnnkernels' compiled part: importing it registers the torch ops.";
-  m.def("cells", &cells, "What the ops' schemas are made from, one dict per cell; saved_rows without a projection's one.");
+  m.def("cells", &cells,
+        "What the ops' schemas are made from, one dict per cell; saved_rows without a projection's one.");
   m.def(
-      "isas", [] {
+      "isas",
+      [] {
         py::dict d;
         d["built"] = names(rnn::built_isas());
         d["available"] = names(rnn::available_isas());

@@ -40,7 +40,8 @@ std::string per_state(const Facts& f, const char* before, const char* after) {
 }
 
 std::string data_schema(const Facts& f) {
-  return "Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr" + per_state(f, ", Tensor ", "0");
+  return "Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr" +
+         per_state(f, ", Tensor ", "0");
 }
 
 std::string forward_schema(const Facts& f) {
@@ -49,8 +50,10 @@ std::string forward_schema(const Facts& f) {
 }
 
 std::string backward_schema(const Facts& f) {
-  return std::string(f.name) + "_backward(Tensor? grad_out" + per_state(f, ", Tensor? grad_", "_n") + ", " + data_schema(f) +
-         ", Tensor out, Tensor saved, Tensor? batch_sizes, bool reverse, bool needs_x, bool needs_w) -> (Tensor grad_x, "
+  return std::string(f.name) + "_backward(Tensor? grad_out" + per_state(f, ", Tensor? grad_", "_n") + ", " +
+         data_schema(f) +
+         ", Tensor out, Tensor saved, Tensor? batch_sizes, bool reverse, bool needs_x, bool needs_w) -> (Tensor "
+         "grad_x, "
          "Tensor grad_w_ih, Tensor grad_w_hh, Tensor grad_b_ih, Tensor grad_b_hh, Tensor grad_w_hr" +
          per_state(f, ", Tensor grad_", "0") + ")";
 }
@@ -111,8 +114,8 @@ struct Data {
     dtype = x.scalar_type();
     TORCH_CHECK(at::isFloatingType(dtype) && dtype != at::kFloat8_e4m3fn && dtype != at::kFloat8_e5m2, op,
                 ": x: expected float32, float64, bfloat16 or float16, got ", dtype);
-    TORCH_CHECK(x.dim() == (packed ? 2 : 3), op, ": x: expected ", packed ? "2 dimensions (N, I)" : "3 dimensions (T, B, I)",
-                ", got shape ", shape_text(x.sizes()));
+    TORCH_CHECK(x.dim() == (packed ? 2 : 3), op, ": x: expected ",
+                packed ? "2 dimensions (N, I)" : "3 dimensions (T, B, I)", ", got shape ", shape_text(x.sizes()));
     TORCH_CHECK(w_hh.dim() == 2 && w_hh.size(0) % f.gates == 0, op, ": w_hh: expected shape (", f.gates,
                 " * H, P), got ", shape_text(w_hh.sizes()));
     TORCH_CHECK(first[0].dim() == 2, op, ": h0: expected shape (B, P), got ", shape_text(first[0].sizes()));
@@ -143,9 +146,12 @@ struct Data {
   Tensor dense(const Tensor& t) const { return t.to(compute).contiguous(); }
 
   void expect(const char* what, const Tensor& t, at::IntArrayRef sizes) const {
-    TORCH_CHECK(t.sizes() == sizes, op, ": ", what, ": expected shape ", shape_text(sizes), ", got ", shape_text(t.sizes()));
-    TORCH_CHECK(t.scalar_type() == dtype, op, ": ", what, ": expected dtype ", dtype, " as x has, got ", t.scalar_type());
-    TORCH_CHECK(t.device() == x.device(), op, ": ", what, ": expected device ", x.device(), " as x has, got ", t.device());
+    TORCH_CHECK(t.sizes() == sizes, op, ": ", what, ": expected shape ", shape_text(sizes), ", got ",
+                shape_text(t.sizes()));
+    TORCH_CHECK(t.scalar_type() == dtype, op, ": ", what, ": expected dtype ", dtype, " as x has, got ",
+                t.scalar_type());
+    TORCH_CHECK(t.device() == x.device(), op, ": ", what, ": expected device ", x.device(), " as x has, got ",
+                t.device());
   }
 
   // In half precision the caller's `out` is rounded: h goes on in one row more of what is saved.
@@ -188,8 +194,8 @@ struct Data {
                   t ? rows_at[t - 1] : B, " rows at tick ", t, " (never more than before it), got ", rows_at[t]);
       frame_at.push_back(frame_at.back() + rows_at[t]);
     }
-    TORCH_CHECK(frame_at.back() == x.size(0), op, ": batch_sizes: expected a sum of ", x.size(0), " as x has rows, got ",
-                frame_at.back());
+    TORCH_CHECK(frame_at.back() == x.size(0), op, ": batch_sizes: expected a sum of ", x.size(0),
+                " as x has rows, got ", frame_at.back());
   }
 };
 
@@ -202,8 +208,9 @@ template <class Real> void launch(Pass pass, int cell, const Data& d, const Call
   for (;;) {
     Plan plan = make_plan(pass, d.f, call.time, d.I, d.H, d.P, k.tile, sizeof(Real), threads);
     bool forward = pass == Pass::kForward;
-    Tensor space = at::empty({static_cast<int64_t>((forward ? k.forward_space : k.backward_space)(d.f, call, plan)) + 64},
-                             at::TensorOptions().dtype(at::kByte));
+    Tensor space =
+        at::empty({static_cast<int64_t>((forward ? k.forward_space : k.backward_space)(d.f, call, plan)) + 64},
+                  at::TensorOptions().dtype(at::kByte));
     char* base = static_cast<char*>(space.mutable_data_ptr());
     base += (64 - reinterpret_cast<uintptr_t>(base) % 64) % 64;
     Meeting meeting(plan.grid_rows, plan.grid_cols);
@@ -241,7 +248,8 @@ void forward(int cell, Stack& stack) {
   bool save = a.flag();
   d.check();
 
-  Tensor out = d.batch_sizes.defined() ? at::empty({d.frames, d.P}, d.options()) : at::empty({d.T, d.B, d.P}, d.options());
+  Tensor out =
+      d.batch_sizes.defined() ? at::empty({d.frames, d.P}, d.options()) : at::empty({d.T, d.B, d.P}, d.options());
   Tensor saved = save ? at::empty({d.frames, d.saved_rows(), d.H}, d.options()) : at::empty({0}, d.options());
   std::vector<Tensor> results{out};
   for (auto& s : d.first) results.push_back(d.frames ? at::empty(s.sizes(), d.options()) : s.clone());
@@ -269,10 +277,12 @@ void backward(int cell, Stack& stack) {
   d.read_time(a);
   bool needs_x = a.flag(), needs_w = a.flag();
   d.check();
-  if (d.batch_sizes.defined()) d.expect("out", out, {d.frames, d.P});
-  else d.expect("out", out, {d.T, d.B, d.P});
-  TORCH_CHECK(saved.sizes() == at::IntArrayRef({d.frames, d.saved_rows(), d.H}) && saved.scalar_type() == d.compute, d.op,
-              ": saved: expected what the forward saved, ", d.compute, " of shape ",
+  if (d.batch_sizes.defined())
+    d.expect("out", out, {d.frames, d.P});
+  else
+    d.expect("out", out, {d.T, d.B, d.P});
+  TORCH_CHECK(saved.sizes() == at::IntArrayRef({d.frames, d.saved_rows(), d.H}) && saved.scalar_type() == d.compute,
+              d.op, ": saved: expected what the forward saved, ", d.compute, " of shape ",
               shape_text({d.frames, d.saved_rows(), d.H}), ", got ", saved.scalar_type(), " of shape ",
               shape_text(saved.sizes()));
   if (grad_out) {
@@ -293,12 +303,9 @@ void backward(int cell, Stack& stack) {
   };
   int64_t GH = f.gates * d.H;
   // grad_x as x lies in memory, but dense: (T,B,I) or (N,I).
-  std::vector<Tensor> grads{fresh(needs_x, d.x.sizes()),
-                            fresh(needs_w, {GH, d.I}),
-                            fresh(needs_w, {GH, d.P}),
-                            fresh(needs_w && d.b_ih, {GH}),
-                            fresh(needs_w && d.b_hh, {GH}),
-                            fresh(needs_w && d.w_hr, {d.P, d.H})};
+  std::vector<Tensor> grads{fresh(needs_x, d.x.sizes()),    fresh(needs_w, {GH, d.I}),
+                            fresh(needs_w, {GH, d.P}),      fresh(needs_w && d.b_ih, {GH}),
+                            fresh(needs_w && d.b_hh, {GH}), fresh(needs_w && d.w_hr, {d.P, d.H})};
   for (int s = 0; s < f.states; ++s) {
     Tensor g = fresh(true, d.first[s].sizes());
     if (!d.frames && grad_final[s]) g.copy_(*grad_final[s]);
@@ -355,9 +362,10 @@ double fma_peak(int64_t threads, bool is_double) {
     std::vector<double> flops(threads);
     auto body = [&](int thread) { flops[thread] = chain(10'000'000); };
     auto start = std::chrono::steady_clock::now();
-    TORCH_CHECK(run_parallel(static_cast<int>(threads), [](void* f, int thread) { (*static_cast<decltype(body)*>(f))(thread); },
-                             &body),
-                "rnnkernels::_fma_peak: threads: ", threads, " could not be started");
+    TORCH_CHECK(
+        run_parallel(
+            static_cast<int>(threads), [](void* f, int thread) { (*static_cast<decltype(body)*>(f))(thread); }, &body),
+        "rnnkernels::_fma_peak: threads: ", threads, " could not be started");
     std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     double total = 0;
     for (double f : flops) total += f;
@@ -386,7 +394,8 @@ TORCH_LIBRARY_IMPL(rnnkernels, CPU, m) {
   for (int cell = 0; cell < cell_count(); ++cell) {
     std::string name = cell_facts(cell).name;
     m.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CellOp>(&forward, cell)));
-    m.impl((name + "_backward").c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CellOp>(&backward, cell)));
+    m.impl((name + "_backward").c_str(),
+           torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CellOp>(&backward, cell)));
   }
   m.impl("_math", &math);
 }

@@ -1,4 +1,4 @@
-// GRU as torch.nn.GRU computes it: the reset gate is applied after the recurrent product (cuDNN's form of Cho et al. 2014).
+// GRU as torch.nn.GRU computes it (Cho et al. 2014 in cuDNN's form): the reset gate after the recurrent product.
 #pragma once
 #include "vocabulary.h"
 

@@ -29,20 +29,21 @@ template <int n> struct Stage {};
 inline constexpr int kMaxStages = 4;
 inline constexpr int kMaxStates = 4;
 
-// What one hidden unit sees at one tick. A stage reads what stages before it wrote; the sweep loads and stores.
+// What one hidden unit sees at one tick. A stage finds the `saved` entries of the stages before it; a backward stage all
+// of them. The sweep loads and stores, and what a cell does not name costs nothing.
 template <class Cell, class V> struct Unit {
-  V x[Cell::kGates];        // input part of the pre-activation, with b_ih
-  V u[Cell::kGates];        // recurrent part, with b_hh: only the gates of this stage and of those before
-  V s[Cell::kStates];       // states before the tick; state 0 is the output h
-  V next[Cell::kStates];    // states after it
-  V saved[Cell::kSaved];    // what the backward needs: entry g < kGates belongs to the stage of gate g
-  V operand;                // what the next stage's product reads
+  V x[Cell::kGates];      // input part of the pre-activation, with b_ih
+  V u[Cell::kGates];      // recurrent part, with b_hh, of the gates of this stage
+  V s[Cell::kStates];     // states before the tick; state 0 is the output h
+  V next[Cell::kStates];  // states after it
+  V saved[Cell::kSaved];  // what the backward needs: entry g < kGates belongs to the stage of gate g
+  V operand;              // what the next stage's product reads
 
-  V dnext[Cell::kStates];   // gradient of `next`, given to every stage
-  V doperand;               // gradient of `operand`, given to the stage that made it
-  V dx[Cell::kGates];       // gradient of `x`, and of `u` unless the gate is in kSplit
-  V du[Cell::kGates];       // gradient of `u` for the gates in kSplit
-  V ds[Cell::kStates];      // gradient of `s`, without what flows through the products: stage 0 leaves it
+  V dnext[Cell::kStates];  // gradient of `next`, given to every stage
+  V doperand;              // gradient of `operand`, given to the stage that made it
+  V dx[Cell::kGates];      // gradient of `x`, and of `u` unless the gate is in kSplit
+  V du[Cell::kGates];      // gradient of `u` for the gates in kSplit
+  V ds[Cell::kStates];     // gradient of `s`, without what flows through the products: stage 0 leaves it
 };
 
 }  // namespace rnn

@@ -78,8 +78,8 @@ template <class Real> struct Call {
 // How the work is laid over threads: a grid of row slices by hidden slices. Threads of one row slice meet once a stage.
 struct Plan {
   int grid_rows, grid_cols;
-  bool packed;             // weights are repacked into panels: worth it from a few ticks on
-  int64_t block_ticks;     // ticks whose inputs are projected, or whose gradients are kept, at a time
+  bool packed;          // weights are repacked into panels: worth it from a few ticks on
+  int64_t block_ticks;  // ticks whose inputs are projected, or whose gradients are kept, at a time
   int threads() const { return grid_rows * grid_cols; }
 };
 

@@ -9,11 +9,11 @@
 
 namespace rnn {
 
-#define RNN_DECLARE(isa)                             \
-  namespace isa {                                    \
+#define RNN_DECLARE(isa)                              \
+  namespace isa {                                     \
   template <class Real> const Kernels<Real>& table(); \
-  extern template const Kernels<float>& table();     \
-  extern template const Kernels<double>& table();    \
+  extern template const Kernels<float>& table();      \
+  extern template const Kernels<double>& table();     \
   }
 RNN_DECLARE(scalar)
 #ifdef RNN_HAVE_AVX2
@@ -29,7 +29,7 @@ namespace {
 constexpr const char* kNames[kIsas] = {"scalar", "avx2", "avx512"};
 
 template <class Cell> constexpr Facts facts_of() {
-  Facts f{Cell::kName, Cell::kGates, Cell::kStates, Cell::kSaved, static_cast<int>(std::size(Cell::kStageEnd)),
+  Facts f{Cell::kName, Cell::kGates, Cell::kStates,    Cell::kSaved, static_cast<int>(std::size(Cell::kStageEnd)),
           {},          Cell::kSplit, Cell::kProjection};
   for (int i = 0; i < f.stages; ++i) f.stage_end[i] = Cell::kStageEnd[i];
   return f;
@@ -42,8 +42,10 @@ constexpr Facts kFacts[] = {RNN_CELLS(RNN_FACTS)};
 bool machine_has(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
-    case Isa::kScalar: return true;
-    case Isa::kAvx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Isa::kScalar:
+      return true;
+    case Isa::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case Isa::kAvx512:
 #ifdef RNN_SIMDE
       return machine_has(Isa::kAvx2);
@@ -121,12 +123,15 @@ int cell_count() { return static_cast<int>(std::size(kFacts)); }
 template <class Real> const Kernels<Real>& kernels(Isa isa) {
   switch (isa) {
 #ifdef RNN_HAVE_AVX512
-    case Isa::kAvx512: return avx512::table<Real>();
+    case Isa::kAvx512:
+      return avx512::table<Real>();
 #endif
 #ifdef RNN_HAVE_AVX2
-    case Isa::kAvx2: return avx2::table<Real>();
+    case Isa::kAvx2:
+      return avx2::table<Real>();
 #endif
-    default: return scalar::table<Real>();
+    default:
+      return scalar::table<Real>();
   }
 }
 

@@ -11,9 +11,9 @@ enum class Isa { kScalar, kAvx2, kAvx512 };
 inline constexpr int kIsas = 3;
 
 const char* isa_name(Isa);
-std::vector<Isa> built_isas();      // worst first
-std::vector<Isa> available_isas();  // built, and this machine has it
-Isa current_isa();                  // throws std::runtime_error for a bad RNNKERNELS_ISA
+std::vector<Isa> built_isas();          // worst first
+std::vector<Isa> available_isas();      // built, and this machine has it
+Isa current_isa();                      // throws std::runtime_error for a bad RNNKERNELS_ISA
 void set_isa(const std::string& name);  // empty: RNNKERNELS_ISA or the best. Throws std::invalid_argument
 
 const Facts& cell_facts(int cell);

@@ -40,8 +40,12 @@ Plan make_plan(Pass pass, const Facts& facts, const Timeline& time, int64_t inpu
                TileShape tile, size_t real, int max_threads) {
   const bool forward = pass == Pass::kForward;
   const double frames = static_cast<double>(time.frame(time.ticks));
-  TickModel model{std::max<int64_t>(time.batch, 1), forward ? hidden : outputs, facts.gates * (forward ? outputs : hidden),
-                  facts.gates + 1, tile, real};
+  TickModel model{std::max<int64_t>(time.batch, 1),
+                  forward ? hidden : outputs,
+                  facts.gates * (forward ? outputs : hidden),
+                  facts.gates + 1,
+                  tile,
+                  real};
   // The products outside the sweep share out evenly whatever the grid.
   const double outside = frames / tile.lanes * facts.gates * hidden * (forward ? inputs : 2 * inputs + outputs);
 

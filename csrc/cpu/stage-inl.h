@@ -5,40 +5,40 @@
 template <class Real> struct ForwardTile {
   int rows, units, width;
   int64_t hidden;
-  const Real* u;                // [gate of the stage][kTileRows][kTileCols]
-  const Real* x;                // [row][gate][width]
+  const Real* u;  // [gate of the stage][kTileRows][kTileCols]
+  const Real* x;  // [row][gate][width]
   int64_t ld_x;
-  const Real* s[kMaxStates];    // scratch
-  Real* next[kMaxStates];       // scratch
+  const Real* s[kMaxStates];  // scratch
+  Real* next[kMaxStates];     // scratch
   int64_t ld_state[kMaxStates];
-  Real* out;                    // the caller's, or null: h' becomes the operand of a projection
+  Real* out;  // the caller's, or null: h' becomes the operand of a projection
   int64_t ld_out;
-  Real* operand;                // scratch, or null where no product reads it
+  Real* operand;  // scratch, or null where no product reads it
   int64_t ld_operand;
-  Real* saved;                  // [row][Saved][hidden], or null
-  int64_t ld_saved;             // of this and of what is kept
-  Real* kept_states;            // [row][state - 1][hidden], or null
-  Real* kept_operand;           // [row][hidden], or null
+  Real* saved;         // [row][Saved][hidden], or null
+  int64_t ld_saved;    // of this and of what is kept
+  Real* kept_states;   // [row][state - 1][hidden], or null
+  Real* kept_operand;  // [row][hidden], or null
 };
 
 template <class Real> struct BackwardTile {
   int rows, units, width;
   int64_t hidden;
-  const Real* product;          // [kTileRows][kTileCols] gradient of h or of the stage's operand, or null: zero
-  const Real* grad_out;         // the caller's, or null
+  const Real* product;   // [kTileRows][kTileCols] gradient of h or of the stage's operand, or null: zero
+  const Real* grad_out;  // the caller's, or null
   int64_t ld_out;
-  bool projected;               // `product` is all of the gradient of h
-  Real* carry[kMaxStates];      // scratch: gradients of the states after the tick, then of those before
-  Real* dnext;                  // scratch between stages
+  bool projected;           // `product` is all of the gradient of h
+  Real* carry[kMaxStates];  // scratch: gradients of the states after the tick, then of those before
+  Real* dnext;              // scratch between stages
   int64_t ld_state[kMaxStates];
-  const Real* s[kMaxStates];    // states before the tick, the caller's
+  const Real* s[kMaxStates];  // states before the tick, the caller's
   int64_t ld_s[kMaxStates];
   const Real* saved;
   const Real* next[kMaxStates];  // states after the tick but h, as they were kept
   int64_t ld_saved;
-  Real* dx;                     // [row][gate, then split gates][hidden]
+  Real* dx;  // [row][gate, then split gates][hidden]
   int64_t ld_dx;
-  Real* du;                     // scratch [row][gate][hidden]: the left side of the next products
+  Real* du;  // scratch [row][gate][hidden]: the left side of the next products
   int64_t ld_du;
 };
 
@@ -126,8 +126,7 @@ template <class Cell, class Real, int S> void backward_stage(const BackwardTile<
     for (int s = 1; s < Cell::kStates; ++s) t.s[s] = V::load(a.s[s] + i * a.ld_s[s] + j, width...);
     t.s[0] = a.projected ? V(0) : V::load(a.s[0] + i * a.ld_s[0] + j, width...);
 #pragma GCC unroll 4
-    for (int s = 1; s < Cell::kStates; ++s)
-      t.next[s] = V::load(a.next[s] + i * a.ld_saved + j, width...);
+    for (int s = 1; s < Cell::kStates; ++s) t.next[s] = V::load(a.next[s] + i * a.ld_saved + j, width...);
 
     Cell::backward(Stage<S>{}, t);
 

@@ -31,7 +31,8 @@ template <class Real> int64_t padded_row(int64_t n) {
   return row % (4 * line) == 0 ? row + line : row;
 }
 
-template <class Real> Product<Real> forward_product(const Real* w, const Real* bias, int64_t K, int64_t n, int gates, bool packed) {
+template <class Real> Product<Real> forward_product(const Real* w, const Real* bias, int64_t K, int64_t n, int gates,
+                                                    bool packed) {
   return {.w = w, .ld = K, .K = K, .columns = {n}, .gates = gates, .transposed = true, .bias = bias, .packed = packed};
 }
 
@@ -65,11 +66,11 @@ template <class Real> struct Share {
 
 template <class Real> struct ForwardSpace {
   Product<Real> input, recurrent, projection;
-  int64_t ld_x, ld_h, ld_unit;       // scratch rows of I, P and H
-  Real* h[2];                        // before and after a tick, in turn
-  Real* state[kMaxStates];           // the others, in place
-  Real* operand[kMaxStages + 1];     // of stage s, s > 0; of the projection at `stages`
-  Real* saved;                       // of one tick, where the caller keeps none
+  int64_t ld_x, ld_h, ld_unit;    // scratch rows of I, P and H
+  Real* h[2];                     // before and after a tick, in turn
+  Real* state[kMaxStates];        // the others, in place
+  Real* operand[kMaxStages + 1];  // of stage s, s > 0; of the projection at `stages`
+  Real* saved;                    // of one tick, where the caller keeps none
   Real* thread_base;
   int64_t thread_size, projected_size, x_size;
 
@@ -103,8 +104,16 @@ template <class Real> struct ForwardSpace {
 template <class Real> class Forward {
  public:
   Forward(int cell, const Facts& f, const Call<Real>& c, const Plan& plan, char* space, Meeting& meeting, int thread)
-      : cell_(kCells<Real>[cell]), f_(f), c_(c), plan_(plan), arena_{space}, m_(arena_, f, c, plan), meeting_(meeting),
-        share_(plan, c.time.batch, thread), thread_(thread), blocks_(share_.blocks(m_.recurrent.columns)) {
+      : cell_(kCells<Real>[cell]),
+        f_(f),
+        c_(c),
+        plan_(plan),
+        arena_{space},
+        m_(arena_, f, c, plan),
+        meeting_(meeting),
+        share_(plan, c.time.batch, thread),
+        thread_(thread),
+        blocks_(share_.blocks(m_.recurrent.columns)) {
     x_ = m_.thread_base + thread * m_.thread_size;
     projected_ = x_ + m_.x_size;
     tile_ = projected_ + m_.projected_size;
@@ -120,8 +129,7 @@ template <class Real> class Forward {
     Slice mine(time.batch, plan_.threads(), thread_);
     for (int64_t b = mine.from; b < mine.to; ++b) {
       for (int i = 0; i < 2; ++i) copy(m_.h[i] + b * m_.ld_h, c_.first[0] + b * c_.outputs, c_.outputs);
-      for (int s = 1; s < f_.states; ++s)
-        copy(m_.state[s] + b * m_.ld_unit, c_.first[s] + b * c_.hidden, c_.hidden);
+      for (int s = 1; s < f_.states; ++s) copy(m_.state[s] + b * m_.ld_unit, c_.first[s] + b * c_.hidden, c_.hidden);
     }
     meeting_.all();
 
@@ -137,8 +145,7 @@ template <class Real> class Forward {
     meeting_.all();
     for (int64_t b = mine.from; b < mine.to; ++b) {
       copy(c_.final[0] + b * c_.outputs, m_.h[now_] + b * m_.ld_h, c_.outputs);
-      for (int s = 1; s < f_.states; ++s)
-        copy(c_.final[s] + b * c_.hidden, m_.state[s] + b * m_.ld_unit, c_.hidden);
+      for (int s = 1; s < f_.states; ++s) copy(c_.final[s] + b * c_.hidden, m_.state[s] + b * m_.ld_unit, c_.hidden);
     }
   }
 
@@ -154,8 +161,8 @@ template <class Real> class Forward {
 
   static void copy(Real* to, const Real* from, int64_t n) { memcpy(to, from, n * sizeof(Real)); }
 
-  // W x + b of this thread's rows and hidden units for a block of ticks. The caller's rows may lie any distance apart, at
-  // worst a multiple of 4 KiB: they are copied together first.
+  // W x + b of this thread's rows and hidden units for a block of ticks. The caller's rows may lie any distance apart,
+  // at worst a multiple of 4 KiB: they are copied together first.
   void project(int64_t step, int64_t end) {
     int64_t held = 0;
     for (int64_t s = step; s < end; ++s) {
@@ -180,9 +187,8 @@ template <class Real> class Forward {
     Rows mine = rows_at(t);
     for (int stage = 0; stage < f_.stages; ++stage) {
       for (int64_t block = blocks_.from; block < blocks_.to; ++block)
-        row_groups(mine.from, mine.to, [&](int64_t b, int rows) {
-          apply(t, stage, block, b, rows, first_row + b - mine.from);
-        });
+        row_groups(mine.from, mine.to,
+                   [&](int64_t b, int rows) { apply(t, stage, block, b, rows, first_row + b - mine.from); });
       share_.meet(meeting_);
     }
     if (c_.w_hr) {
@@ -228,7 +234,8 @@ template <class Real> class Forward {
 
     prefetch(a.x, a.ld_x, rows, f_.gates * a.width);
     if (a.out) prefetch(a.out, a.ld_out, rows, a.units);
-    RowPointers<Real> left = stage == 0 ? rows_from(m_.h[now_], m_.ld_h, b) : rows_from(m_.operand[stage], m_.ld_unit, b);
+    RowPointers<Real> left =
+        stage == 0 ? rows_from(m_.h[now_], m_.ld_h, b) : rows_from(m_.operand[stage], m_.ld_unit, b);
     int first = f_.first_gate(stage), end = f_.stage_end[stage];
     for (int g = first; g < end; ++g)
       m_.recurrent(rows, left.at, block, g, tile_ + (g - first) * kTileRows * kTileCols<Real>, kTileCols<Real>);
@@ -282,12 +289,12 @@ template <class Real> struct BackwardSpace {
   Product<Real> recurrent[kMaxStages];  // du of stage s to its operand
   Product<Real> projection, input;
   int64_t ld_h, ld_unit, ld_du, ld_dx;
-  Real* du[2];                          // of the tick after and of this tick, in turn
+  Real* du[2];  // of the tick after and of this tick, in turn
   Real* carry[kMaxStates];
   Real* dnext;
-  Real* dh;                             // with a projection: gradient of h, (B,P) ...
-  Real* dh_block;                       // ... and of the block's frames
-  Real* dx;                             // gradients of the gates of the block's frames
+  Real* dh;        // with a projection: gradient of h, (B,P) ...
+  Real* dh_block;  // ... and of the block's frames
+  Real* dx;        // gradients of the gates of the block's frames
   // Right sides of the weight gradients, kDepth frames of each: what the products of the forward read.
   Columns<Real> columns_x, columns_h, columns_unit;
   Real *panels_x, *panels_h, *panels_operand[kMaxStages + 1];
@@ -297,7 +304,8 @@ template <class Real> struct BackwardSpace {
   BackwardSpace(Arena& arena, const Facts& f, const Call<Real>& c, const Plan& plan) {
     int64_t B = c.time.batch, I = c.inputs, H = c.hidden, P = c.outputs;
     for (int s = 0; s < f.stages; ++s) {
-      recurrent[s] = backward_product(c.w_hh + f.first_gate(s) * H * P, (f.stage_end[s] - f.first_gate(s)) * H, P, plan.packed);
+      recurrent[s] =
+          backward_product(c.w_hh + f.first_gate(s) * H * P, (f.stage_end[s] - f.first_gate(s)) * H, P, plan.packed);
       place(arena, recurrent[s], false);
     }
     if (c.w_hr) {
@@ -330,7 +338,7 @@ template <class Real> struct BackwardSpace {
       for (int s = 1; s < f.stages + (c.w_hr != nullptr); ++s)
         panels_operand[s] = arena.take<Real>(columns_unit.padded() * kDepth);
     }
-    thread_size = kTileRows * (kDepth + 1 + kTileCols<Real>) + 2 * kLanes<Real>;
+    thread_size = kTileRows * (kDepth + 1 + kTileCols<Real>)+2 * kLanes<Real>;
     thread_base = arena.take<Real>(thread_size * plan.threads());
   }
 };
@@ -338,8 +346,16 @@ template <class Real> struct BackwardSpace {
 template <class Real> class Backward {
  public:
   Backward(int cell, const Facts& f, const Call<Real>& c, const Plan& plan, char* space, Meeting& meeting, int thread)
-      : cell_(kCells<Real>[cell]), f_(f), c_(c), plan_(plan), arena_{space}, m_(arena_, f, c, plan), meeting_(meeting),
-        share_(plan, c.time.batch, thread), thread_(thread), threads_(plan.threads()) {
+      : cell_(kCells<Real>[cell]),
+        f_(f),
+        c_(c),
+        plan_(plan),
+        arena_{space},
+        m_(arena_, f, c, plan),
+        meeting_(meeting),
+        share_(plan, c.time.batch, thread),
+        thread_(thread),
+        threads_(plan.threads()) {
     scratch_ = m_.thread_base + thread * m_.thread_size;
   }
 
@@ -374,8 +390,10 @@ template <class Real> class Backward {
       for (int s = 0; s < f_.states; ++s) {
         int64_t ld = s ? m_.ld_unit : m_.ld_h, n = s ? c_.hidden : c_.outputs;
         Real* to = m_.carry[s] + b * ld;
-        if (c_.grad_final[s]) memcpy(to, c_.grad_final[s] + b * n, n * sizeof(Real));
-        else memset(to, 0, n * sizeof(Real));
+        if (c_.grad_final[s])
+          memcpy(to, c_.grad_final[s] + b * n, n * sizeof(Real));
+        else
+          memset(to, 0, n * sizeof(Real));
       }
     }
   }
@@ -397,9 +415,7 @@ template <class Real> class Backward {
       // The last stage gets the gradient of h, the others that of the operand they left to the stage after.
       bool last = stage == f_.stages - 1;
       const Product<Real>& product = !last ? m_.recurrent[stage + 1] : c_.w_hr ? m_.projection : m_.recurrent[0];
-      const Real* left = !last    ? m_.du[now_ ^ 1] + f_.first_gate(stage + 1) * c_.hidden
-                         : c_.w_hr ? m_.dh
-                                   : m_.du[now_];
+      const Real* left = !last ? m_.du[now_ ^ 1] + f_.first_gate(stage + 1) * c_.hidden : c_.w_hr ? m_.dh : m_.du[now_];
       int64_t ld = last && c_.w_hr ? m_.ld_h : m_.ld_du;
       bool nothing = last && first && !c_.w_hr;
       Slice blocks = share_.blocks(product.columns);
@@ -432,7 +448,8 @@ template <class Real> class Backward {
     });
   }
 
-  BackwardTile<Real> tile_at(int64_t t, const Columns<Real>& columns, int64_t block, int64_t b, int rows, bool started) const {
+  BackwardTile<Real> tile_at(int64_t t, const Columns<Real>& columns, int64_t block, int64_t b, int rows,
+                             bool started) const {
     int64_t unit = columns.from(block), frame = c_.time.frame(t) + b, H = c_.hidden;
     BackwardTile<Real> a{};
     a.rows = rows;
@@ -525,8 +542,8 @@ template <class Real> class Backward {
           const Real* du = f_.splits(g) ? dx + (f_.gates + split++) * c_.hidden : dx + row;
           grad_weight(depth, dx + row, m_.ld_dx, c_.hidden, m_.panels_x, m_.columns_x, fresh,
                       c_.grad_w_ih + row * c_.inputs, c_.grad_b_ih ? c_.grad_b_ih + row : nullptr);
-          grad_weight(depth, du, m_.ld_dx, c_.hidden, stage ? m_.panels_operand[stage] : m_.panels_h, m_.columns_h, fresh,
-                      c_.grad_w_hh + row * c_.outputs, c_.grad_b_hh ? c_.grad_b_hh + row : nullptr);
+          grad_weight(depth, du, m_.ld_dx, c_.hidden, stage ? m_.panels_operand[stage] : m_.panels_h, m_.columns_h,
+                      fresh, c_.grad_w_hh + row * c_.outputs, c_.grad_b_hh ? c_.grad_b_hh + row : nullptr);
         }
       if (projects)
         grad_weight(depth, m_.dh_block + at * c_.outputs, c_.outputs, c_.outputs, m_.panels_operand[f_.stages],
@@ -539,13 +556,13 @@ template <class Real> class Backward {
   void pack_frames(const Real* const* rows, int64_t from, int64_t depth, const Columns<Real>& columns, Real* panels) {
     Slice mine(columns.blocks(), threads_, thread_);
     for (int64_t block = mine.from; block < mine.to; ++block)
-      pack_rows([&](int64_t k) { return rows[k] + from + columns.from(block); }, depth, columns.units(block), columns.width(block),
-                panels + columns.from(block) * depth);
+      pack_rows([&](int64_t k) { return rows[k] + from + columns.from(block); }, depth, columns.units(block),
+                columns.width(block), panels + columns.from(block) * depth);
   }
 
   // This thread's rows of one weight's gradient.
-  void grad_weight(int64_t depth, const Real* left, int64_t ld, int64_t n, const Real* panels, const Columns<Real>& columns,
-                   bool fresh, Real* to, Real* sums) {
+  void grad_weight(int64_t depth, const Real* left, int64_t ld, int64_t n, const Real* panels,
+                   const Columns<Real>& columns, bool fresh, Real* to, Real* sums) {
     Slice mine(n, threads_, thread_);
     row_groups(mine.from, mine.to, [&](int64_t row, int rows) {
       outer_rows(depth, left + row, ld, rows, panels, columns, fresh, to + row * columns.n, columns.n,

@@ -122,14 +122,15 @@ void dot_tile(int64_t K, const typename V::Real* const* a, const typename V::Rea
     for (int j = 0; j < NC; ++j) out[i * ldo + j] = V::sum(sum[i][j]) + (init ? init[j] : 0);
 }
 
-template <class Real> using TileFn = void (*)(int64_t, const Real* const*, const Real*, int64_t, const Real*, Real*, int64_t);
+template <class Real> using TileFn = void (*)(int64_t, const Real* const*, const Real*, int64_t, const Real*, Real*,
+                                              int64_t);
 
 // The tiles of every row count and vector count, by [rows - 1][vectors - 1].
 template <class Real, bool kOuter> struct Tiles {
   TileFn<Real> at[kTileRows][kTileVectors];
   template <int... i> constexpr explicit Tiles(Indices<i...>) : at{} {
-    ((at[i / kTileVectors][i % kTileVectors] =
-          &tile<Vector<Real>, i / kTileVectors + 1, i % kTileVectors + 1, kOuter>), ...);
+    ((at[i / kTileVectors][i % kTileVectors] = &tile<Vector<Real>, i / kTileVectors + 1, i % kTileVectors + 1, kOuter>),
+     ...);
   }
   constexpr Tiles() : Tiles(MakeIndices<kTileRows * kTileVectors>()) {}
 };
@@ -175,10 +176,10 @@ template <class Real> struct Product {
   int64_t ld, K;
   Columns<Real> columns;
   int gates = 1;
-  bool transposed;        // w is (gates*N, K)
+  bool transposed;  // w is (gates*N, K)
   const Real* bias = nullptr;
   bool packed = true;
-  Real* panels = nullptr;   // all blocks, or of an unpacked (K, N) weight the last, narrow one
+  Real* panels = nullptr;  // all blocks, or of an unpacked (K, N) weight the last, narrow one
   Real* biases = nullptr;
 
   int64_t panels_size() const {
@@ -218,19 +219,23 @@ template <class Real> struct Product {
     const Real* init = biases ? bias_of(block, gate) : nullptr;
     if (!packed && transposed) return dots(rows, a, row(block, gate), columns.units(block), init, out, ldo);
     int width = columns.width(block);
-    const Real* right = packed ? panel(block, gate) : columns.units(block) < kTileCols<Real> ? panels : w + columns.from(block);
+    const Real* right = packed                                   ? panel(block, gate)
+                        : columns.units(block) < kTileCols<Real> ? panels
+                                                                 : w + columns.from(block);
     int64_t ldb = packed || columns.units(block) < kTileCols<Real> ? width : ld;
     kTiles<Real, false>.at[rows - 1][width / kLanes<Real> - 1](K, a, right, ldb, init, out, ldo);
   }
 
  private:
-  void dots(int rows, const Real* const* a, const Real* right, int units, const Real* init, Real* out, int64_t ldo) const {
+  void dots(int rows, const Real* const* a, const Real* right, int units, const Real* init, Real* out,
+            int64_t ldo) const {
     using V = Vector<Real>;
     for (int j = 0; j < units;) {
       int four = units - j >= 4;
       for (int i = 0; i < rows;) {
         int two = rows - i >= 2;
-        auto* run = four ? (two ? &dot_tile<V, 2, 4> : &dot_tile<V, 1, 4>) : (two ? &dot_tile<V, 2, 1> : &dot_tile<V, 1, 1>);
+        auto* run =
+            four ? (two ? &dot_tile<V, 2, 4> : &dot_tile<V, 1, 4>) : (two ? &dot_tile<V, 2, 1> : &dot_tile<V, 1, 1>);
         run(K, a + i, right + j * ld, ld, init ? init + j : nullptr, out + i * ldo + j, ldo);
         i += two ? 2 : 1;
       }
@@ -274,14 +279,17 @@ void outer_rows(int64_t K, const Real* a, int64_t lda, int rows, const Real* pan
     int width = columns.width(block), units = columns.units(block);
     Real* corner = c + columns.from(block);
     if (!fresh) prefetch(corner, ldc, rows, units);
-    kTiles<Real, true>.at[rows - 1][width / L - 1](K, &left, panels + columns.from(block) * K, width, nullptr, out, width);
+    kTiles<Real, true>.at[rows - 1][width / L - 1](K, &left, panels + columns.from(block) * K, width, nullptr, out,
+                                                   width);
     for (int i = 0; i < rows; ++i)
       for (int j = 0; j < units; j += L) {
         Real* to = corner + i * ldc + j;
         int n = min_of(L, units - j);
         V value = V::load(out + i * width + j);
-        if (n == L) (fresh ? value : value + V::load(to)).store(to);
-        else (fresh ? value : value + V::load(to, n)).store(to, n);
+        if (n == L)
+          (fresh ? value : value + V::load(to)).store(to);
+        else
+          (fresh ? value : value + V::load(to, n)).store(to, n);
       }
   }
 }

@@ -35,16 +35,12 @@ struct Floats {
   RNN_FN static Floats min(Floats a, Floats b) { return _mm256_min_ps(a.v, b.v); }
   RNN_FN static Floats max(Floats a, Floats b) { return _mm256_max_ps(a.v, b.v); }
   RNN_FN static Floats abs(Floats a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v); }
-  RNN_FN static Floats round(Floats a) {
-    return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
+  RNN_FN static Floats round(Floats a) { return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   RNN_FN static Floats copysign(Floats a, Floats sign) {
     __m256 bit = _mm256_set1_ps(-0.0f);
     return _mm256_or_ps(_mm256_andnot_ps(bit, a.v), _mm256_and_ps(bit, sign.v));
   }
-  RNN_FN static Floats one_if_positive(Floats x, Floats y) {
-    return _mm256_blendv_ps(_mm256_set1_ps(1.0f), y.v, x.v);
-  }
+  RNN_FN static Floats one_if_positive(Floats x, Floats y) { return _mm256_blendv_ps(_mm256_set1_ps(1.0f), y.v, x.v); }
   RNN_FN static Floats zero_unless_positive(Floats y, Floats d) {
     return _mm256_andnot_ps(_mm256_cmp_ps(y.v, _mm256_setzero_ps(), _CMP_LE_OQ), d.v);
   }
@@ -92,9 +88,7 @@ struct Doubles {
   RNN_FN static Doubles min(Doubles a, Doubles b) { return _mm256_min_pd(a.v, b.v); }
   RNN_FN static Doubles max(Doubles a, Doubles b) { return _mm256_max_pd(a.v, b.v); }
   RNN_FN static Doubles abs(Doubles a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v); }
-  RNN_FN static Doubles round(Doubles a) {
-    return _mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
+  RNN_FN static Doubles round(Doubles a) { return _mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   RNN_FN static Doubles copysign(Doubles a, Doubles sign) {
     __m256d bit = _mm256_set1_pd(-0.0);
     return _mm256_or_pd(_mm256_andnot_pd(bit, a.v), _mm256_and_pd(bit, sign.v));

@@ -10,18 +10,18 @@
 #undef _mm512_mask_storeu_ps
 #undef _mm512_mask_storeu_pd
 
-#define RNN_MASKED(suffix, Vec, Mask, Real)                                \
-  static inline Vec _mm512_maskz_loadu_##suffix(Mask mask, const Real* p) { \
-    Real lanes[sizeof(Vec) / sizeof(Real)] = {};                           \
-    for (unsigned i = 0; i < sizeof(Vec) / sizeof(Real); ++i)              \
-      if (mask >> i & 1) lanes[i] = p[i];                                  \
-    return _mm512_loadu_##suffix(lanes);                                   \
-  }                                                                        \
+#define RNN_MASKED(suffix, Vec, Mask, Real)                                   \
+  static inline Vec _mm512_maskz_loadu_##suffix(Mask mask, const Real* p) {   \
+    Real lanes[sizeof(Vec) / sizeof(Real)] = {};                              \
+    for (unsigned i = 0; i < sizeof(Vec) / sizeof(Real); ++i)                 \
+      if (mask >> i & 1) lanes[i] = p[i];                                     \
+    return _mm512_loadu_##suffix(lanes);                                      \
+  }                                                                           \
   static inline void _mm512_mask_storeu_##suffix(Real* p, Mask mask, Vec v) { \
-    Real lanes[sizeof(Vec) / sizeof(Real)];                                \
-    _mm512_storeu_##suffix(lanes, v);                                      \
-    for (unsigned i = 0; i < sizeof(Vec) / sizeof(Real); ++i)              \
-      if (mask >> i & 1) p[i] = lanes[i];                                  \
+    Real lanes[sizeof(Vec) / sizeof(Real)];                                   \
+    _mm512_storeu_##suffix(lanes, v);                                         \
+    for (unsigned i = 0; i < sizeof(Vec) / sizeof(Real); ++i)                 \
+      if (mask >> i & 1) p[i] = lanes[i];                                     \
   }
 RNN_MASKED(ps, __m512, __mmask16, float)
 RNN_MASKED(pd, __m512d, __mmask8, double)

@@ -1,7 +1,7 @@
 // exp, tanh and the logistic function, one text for every lane type.
 // A lane type V offers: Real, kLanes, V(Real), + - * /, fma(a,b,c) = a*b+c (rounded once or twice), min, max (of which
-// the second operand comes back when either is NaN, as on x86), abs, round (to nearest even), scale2(x, n) = x * 2^n with
-// gradual underflow, copysign, one_if_positive(x, y): the lanes of 1 where the sign of x is clear, else of y.
+// the second operand comes back when either is NaN, as on x86), abs, round (to nearest even), scale2(x, n) = x * 2^n
+// with gradual underflow, copysign, one_if_positive(x, y): the lanes of 1 where the sign of x is clear, else of y.
 #pragma once
 #include "../cells/vocabulary.h"
 

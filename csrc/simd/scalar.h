@@ -40,8 +40,10 @@ template <class T> struct Lane {
 
   RNN_FN static Lane fma(Lane a, Lane b, Lane c) {
 #if defined(__CUDA_ARCH__) || defined(__FP_FAST_FMA)
-    if constexpr (sizeof(T) == 4) return __builtin_fmaf(a.v, b.v, c.v);
-    else return __builtin_fma(a.v, b.v, c.v);
+    if constexpr (sizeof(T) == 4)
+      return __builtin_fmaf(a.v, b.v, c.v);
+    else
+      return __builtin_fma(a.v, b.v, c.v);
 #else
     return a.v * b.v + c.v;
 #endif
