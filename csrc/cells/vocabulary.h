@@ -29,8 +29,8 @@ template <int n> struct Stage {};
 inline constexpr int kMaxStages = 4;
 inline constexpr int kMaxStates = 4;
 
-// What one hidden unit sees at one tick. A stage finds the `saved` entries of the stages before it; a backward stage all
-// of them. The sweep loads and stores, and what a cell does not name costs nothing.
+// What one hidden unit sees at one tick. A stage finds the `saved` entries of the stages before it; a backward stage
+// all of them. The sweep loads and stores, and what a cell does not name costs nothing.
 template <class Cell, class V> struct Unit {
   V x[Cell::kGates];      // input part of the pre-activation, with b_ih
   V u[Cell::kGates];      // recurrent part, with b_hh, of the gates of this stage
