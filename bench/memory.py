@@ -1,0 +1,67 @@
+"""Peak memory of one call, alone in a process: ``python -m bench.memory rnnkernels lstm training 2 50 64 1024 1024``.
+
+The measure is the growth of the process's peak resident set (VmHWM, reset just before) over what was resident before
+the call. Only the system sees everything: torch's allocator and profiler miss what oneDNN, MKL and a kernel of another
+library take for themselves. Inputs, parameters and the loaded libraries stand before the call (a tiny layer runs
+first); malloc is told to hand freed blocks back at once (``ENVIRONMENT``), so that what is resident is what is live.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from .cases import Case, Problem
+from .contestants import makers
+
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
+MIB = 2**20
+RESET = Path("/proc/self/clear_refs")
+
+
+def resident(field: str) -> int:
+    """VmRSS or VmHWM in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def peak_growth(name: str, cell: str, case: Case, backward: bool, threads: int) -> int:
+    """Bytes the call of this contestant added to the resident set at its highest."""
+    torch.set_num_threads(threads)
+    tiny_call = makers(Problem(cell, Case(2, 2, 3, 4)), backward, threads)[name]()
+    call = makers(Problem(cell, case), backward, threads)[name]()
+    with torch.inference_mode(not backward):
+        tiny_call()
+        RESET.write_text("5")  # VmHWM = VmRSS
+        before = resident("VmRSS")
+        kept = call()  # the results count
+        peak = resident("VmHWM")
+    del kept
+    return peak - before
+
+
+def in_a_process(name: str, cell: str, case: Case, mode: str, threads: int = 2) -> int:
+    """``peak_growth`` measured in a fresh process."""
+    words = [name, cell, mode, str(threads), *map(str, (case.T, case.B, case.I, case.H))]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.memory", *words],
+        env={**os.environ, **ENVIRONMENT},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"bench.memory {' '.join(words)}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    name, cell, mode, threads, *sizes = sys.argv[1:]
+    print(peak_growth(name, cell, Case(*map(int, sizes)), mode == "training", int(threads)))

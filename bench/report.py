@@ -1,0 +1,483 @@
+"""``python -m bench.report``: render ``bench/results/*.json`` as RESULTS.md, plots and README.md's table.
+
+Nothing is measured and nothing left out: rows that lose stand in bold beside those that win.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from .cases import GRID, Case
+from .contestants import TORCH
+from .memory import MIB
+from .results import FOLDER
+from .timing import BUSY_CORES
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+MARK = "<!-- bench:{} -->"
+MODES = {"inference": "inference", "training": "forward + backward"}
+TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN (tanh)", "minimal_gru": "MinimalGRU"}
+PEERS = {
+    "torch": "torch.nn",
+    "torch cell": "torch Cell",
+    "onnxruntime": "ONNX Runtime",
+    "eager loop": "eager loop",
+    "compiled loop": "compiled loop",
+}
+
+
+class Run:
+    """One results file: a machine and an ISA."""
+
+    def __init__(self, path: Path):
+        self.name = path.stem
+        body = json.loads(path.read_text())
+        self.rows = body.pop("rows")
+        self.header = body
+        self.layers = [row for key, row in self.rows.items() if key.startswith("layer ")]
+        for row in self.layers:  # one peak a machine: the best seen
+            row["peak_gflops"] = max(r["peak_gflops"] for r in self.layers if r["threads"] == row["threads"])
+        self.cells = list(
+            dict.fromkeys(
+                [c for c in TITLES if any(r["cell"] == c for r in self.layers)] + [r["cell"] for r in self.layers]
+            )
+        )
+
+    @property
+    def title(self) -> str:
+        m = self.header["machine"]
+        return f"{m['cpu']} (family {m['family']}, model {m['model']}), {m['cores']} cores, {self.header['isa']}"
+
+    def find(self, cell: str, case: Case, mode: str, threads: int) -> dict | None:
+        return self.rows.get(f"layer {cell} {case} {mode} {threads}")
+
+    def speedups(
+        self, cell: str, peer: str, mode: str, threads: int = 2, ours: str = "rnnkernels"
+    ) -> dict[Case, float]:
+        """Peer's median over ours by case, one tick (which has a table of its own) left out."""
+        found = {case: self.find(cell, case, mode, threads) for case in GRID if case.T > 1}
+        return {case: ratio(row, peer, ours) for case, row in found.items() if row and ratio(row, peer, ours)}
+
+    def kind(self, kind: str) -> list[dict]:
+        return [row for key, row in self.rows.items() if key.startswith(kind + " ")]
+
+
+def ratio(row: dict, peer: str, ours: str = "rnnkernels") -> float | None:
+    times = row["times"]
+    return times[peer]["median"] / times[ours]["median"] if peer in times and ours in times else None
+
+
+def share(row: dict, who: str = "rnnkernels") -> float:
+    """Share of the multiply-add peak the products of the whole layer reach."""
+    return row["gflop"] / row["times"][who]["median"] / row["peak_gflops"]
+
+
+def unquiet(row: dict) -> str:
+    """The mark of a row timed on a machine that others used too."""
+    return " †" if row["other_cores"] > BUSY_CORES else ""
+
+
+def geometric(values) -> float:
+    values = list(values)
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
+
+
+def table(head: list[str], rows: list[list[str]], numbers: bool = True) -> str:
+    lines = [head, ["---", *["---:" if numbers else "---"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def times_x(value: float | None, floor: float = 1.0) -> str:
+    """A speed-up; bold where it loses."""
+    if value is None or math.isnan(value):
+        return ""
+    text = f"{value:.2f}x"
+    return f"**{text}**" if value < floor else text
+
+
+def ms(t: dict) -> str:
+    return f"{t['median'] * 1e3:.3g} [{t['q1'] * 1e3:.3g}, {t['q3'] * 1e3:.3g}]"
+
+
+# --- the targets ----------------------------------------------------------------------------------------------------
+
+
+def targets(run: Run) -> list[list[str]]:
+    """Every target beside what was measured: [what, target, measured, met]."""
+    lines: list[list[str]] = []
+
+    def line(what: str, target: str, measured: str, met: bool | None) -> None:
+        lines.append([what, target, measured, "not measured" if met is None else "yes" if met else "**no**"])
+
+    def speed(cell: str, peer: str, mode: str, mean: float | None, floor: float) -> None:
+        found = run.speedups(cell, peer, mode)
+        what = f"{TITLES[cell]} vs {PEERS[peer]}, {MODES[mode]}"
+        target = (f"mean >= {mean}x, " if mean else "") + f"no row below {floor}x"
+        if not found:
+            return line(what, target, "", None)
+        absent = sum(case.T > 1 for case in GRID) - len(found)
+        missing = f", {absent} rows not measured" if absent else ""
+        average, (worst, least) = geometric(found.values()), min(found.items(), key=lambda item: item[1])
+        line(
+            what,
+            target,
+            f"mean {average:.2f}x, least {least:.2f}x ({worst})" + missing,
+            average >= (mean or 0) and least >= floor,
+        )
+
+    speed("lstm", "torch", "inference", 1.8, 1.15)
+    speed("lstm", "torch", "training", 1.6, 1.1)
+    speed("gru", "torch", "inference", 3, 1.15)
+    speed("gru", "torch", "training", 4, 1.3)
+    speed("rnn_tanh", "torch", "inference", 2.5, 1.1)
+    speed("rnn_tanh", "torch", "training", 3, 1.1)
+    speed("lstm", "onnxruntime", "inference", 1.1, 0.95)
+    speed("gru", "onnxruntime", "inference", 1.6, 0.95)
+    speed("rnn_tanh", "onnxruntime", "inference", None, 0.95)
+
+    ticks = [row for row in run.layers if row["T"] == 1 and row["threads"] == 2 and row["cell"] in TORCH]
+    for peer, floor in (("torch cell", 2.0), ("onnxruntime", 1.2)):
+        found = {row["cell"]: ratio(row, peer, "rnnkernels cell") for row in ticks}
+        line(
+            f"one tick vs {PEERS[peer]}",
+            f">= {floor}x",
+            ", ".join(f"{TITLES[c]} {v:.2f}x" for c, v in found.items()),
+            min(found.values()) >= floor if found else None,
+        )
+
+    for mode, floor in (("inference", 0.75), ("training", 0.65)):
+        found = {
+            f"{row['cell']} {case_of(row)}": share(row)
+            for row in run.layers
+            if row["B"] >= 32
+            and row["H"] >= 256
+            and row["mode"] == mode
+            and row["threads"] == 2
+            and row["cell"] in TORCH
+        }
+        measured = ""
+        if found:
+            worst = min(found, key=found.get)
+            measured = f"{found[worst]:.0%} ({worst}) to {max(found.values()):.0%}"
+        line(
+            f"LSTM, GRU, RNN: share of FMA peak, B >= 32, H >= 256, {MODES[mode]}",
+            f">= {floor:.0%}",
+            measured,
+            min(found.values()) >= floor if found else None,
+        )
+
+    for mode in MODES:
+        found = {
+            f"{row['cell']} {case_of(row)}": row["times"]["rnnkernels"]["factor"]
+            for row in run.kind("busy")
+            if row["mode"] == mode
+        }
+        measured = ""
+        if found:
+            worst = max(found, key=found.get)
+            measured = f"{min(found.values()):.1f}x to {found[worst]:.1f}x ({worst})"
+        line(
+            f"slow-down beside two busy processes, {MODES[mode]}",
+            "at most 4x",
+            measured,
+            max(found.values()) <= 4 if found else None,
+        )
+
+    for mode, target in (("training", "at most torch.nn's"), ("inference", "outputs + packed weights + 8 MiB")):
+        found = {
+            f"{row['cell']} {case_of(row)}": row["bytes"]["rnnkernels"]
+            / (row["bytes"]["torch"] if mode == "training" else row["bound"])
+            for row in run.kind("memory")
+            if row["mode"] == mode
+        }
+        measured = ""
+        if found:
+            worst = max(found, key=found.get)
+            measured = f"{min(found.values()):.0%} to {found[worst]:.0%} of it ({worst})"
+        line(f"peak memory, {MODES[mode]}", target, measured, max(found.values()) <= 1 if found else None)
+    return lines
+
+
+def case_of(row: dict) -> Case:
+    return Case(row["T"], row["B"], row["I"], row["H"])
+
+
+# --- the tables -----------------------------------------------------------------------------------------------------
+
+
+def grid_table(run: Run, cell: str, mode: str, threads: int) -> str:
+    rows = [(case, row) for case in GRID if (row := run.find(cell, case, mode, threads)) and case.T > 1]
+    if not rows:
+        return ""
+    peers = [peer for peer in PEERS if any(peer in row["times"] for _, row in rows)]
+    body = []
+    for case, row in rows:
+        ours = row["times"]["rnnkernels"]
+        body.append(
+            [
+                f"{case}{unquiet(row)}",
+                ms(ours),
+                f"{row['gflop'] / ours['median']:.0f}",
+                f"{share(row):.0%}",
+                *(times_x(ratio(row, peer)) for peer in peers),
+            ]
+        )
+    for label, fold in (("geometric mean", geometric), ("least", min)):
+        body.append(
+            [
+                label,
+                "",
+                "",
+                "",
+                *(
+                    times_x(fold(v)) if (v := list(run.speedups(cell, peer, mode, threads).values())) else ""
+                    for peer in peers
+                ),
+            ]
+        )
+    noun = "thread" if threads == 1 else "threads"
+    return f"#### {TITLES.get(cell, cell)}, {MODES[mode]}, {threads} {noun}\n\n" + table(
+        ["case", "rnnkernels ms [quartiles]", "GFLOP/s", "of peak", *(f"vs {PEERS[p]}" for p in peers)], body
+    )
+
+
+def tick_table(run: Run) -> str:
+    body = []
+    for row in (row for row in run.layers if row["T"] == 1):
+        times = row["times"]
+        who = ["rnnkernels cell", "rnnkernels", "torch cell", "torch", "onnxruntime", "eager loop", "compiled loop"]
+        body.append(
+            [
+                f"{TITLES.get(row['cell'], row['cell'])}, {row['threads']} thr",
+                *(f"{times[w]['median'] * 1e6:.1f}" if w in times else "" for w in who),
+            ]
+        )
+    return (
+        table(
+            [
+                "one tick (1, 1, 256), us",
+                "rk Cell",
+                "rk layer",
+                "torch Cell",
+                "torch.nn",
+                "ONNX Runtime",
+                "eager loop",
+                "compiled loop",
+            ],
+            body,
+        )
+        if body
+        else ""
+    )
+
+
+def busy_table(run: Run) -> str:
+    who = ("rnnkernels", "torch", "onnxruntime")
+    body = [
+        [
+            f"{TITLES.get(row['cell'], row['cell'])} {case_of(row)}, {MODES[row['mode']]}",
+            *(
+                f"{t['factor']:.1f}x ({t['quiet']['median'] * 1e3:.3g} to {t['busy']['median'] * 1e3:.3g} ms)"
+                if (t := row["times"].get(w))
+                else ""
+                for w in who
+            ),
+        ]
+        for row in run.kind("busy")
+    ]
+    return table(["slow-down", "rnnkernels", "torch.nn", "ONNX Runtime"], body) if body else ""
+
+
+def memory_table(run: Run) -> str:
+    body = []
+    for row in run.kind("memory"):
+        ours, torchs = row["bytes"]["rnnkernels"], row["bytes"]["torch"]
+        limit = row.get("bound", torchs)
+        body.append(
+            [
+                f"{TITLES.get(row['cell'], row['cell'])} {case_of(row)}, {MODES[row['mode']]}",
+                f"**{ours / MIB:.1f}**" if ours > limit else f"{ours / MIB:.1f}",
+                f"{torchs / MIB:.1f}",
+                f"{row['bound'] / MIB:.1f}" if "bound" in row else "",
+            ]
+        )
+    return table(["peak MiB of one call", "rnnkernels", "torch.nn", "outputs + weights + 8 MiB"], body) if body else ""
+
+
+def section(run: Run) -> str:
+    h = run.header
+    dates = sorted(row["date"][:10] for row in run.rows.values())
+    revisions = sorted({row["revision"] for row in run.rows.values()})
+    loads = [row["load"] for row in run.rows.values()]
+    quiet = sum(not unquiet(row) for row in run.layers)
+    peaks = {row["threads"]: (row["peak_gflops"], row["peak_how"]) for row in run.layers}
+    compiled = [t["prepare"] for row in run.layers if (t := row["times"].get("compiled loop"))]
+    facts = [
+        f"torch {h['software']['torch']} ({h['software']['torch_cpu']}), ONNX Runtime {h['software']['onnxruntime']}, "
+        f"Python {h['software']['python']}, {h['machine']['system']}",
+        f"measured {dates[0]} to {dates[-1]}, revision {', '.join(revisions)}, "
+        f"load average {min(loads):.1f} to {max(loads):.1f}",
+        "; ".join(
+            f"peak on {n} thread{'s' * (n > 1)} {rate:.0f} GFLOP/s ({how})" for n, (rate, how) in sorted(peaks.items())
+        ),
+    ]
+    facts.append(
+        f"{quiet} of {len(run.layers)} rows of the grid on a quiet machine; "
+        f"† marks those beside which others used more than {BUSY_CORES} cores"
+    )
+    if compiled:
+        facts.append(f"compiling one tick took {min(compiled):.1f} to {max(compiled):.1f} s a row, not in the times")
+    parts = [
+        f"## {run.title}\n",
+        "\n".join(f"- {fact}" for fact in facts) + "\n",
+        f"![{run.name}](results/{run.name}.png)\n",
+        "### Targets (two threads)\n",
+        table(["", "target", "measured", "met"], targets(run), numbers=False),
+        "### One tick\n",
+        tick_table(run),
+        "### Beside two busy processes\n",
+        busy_table(run),
+        "### Peak memory\n",
+        memory_table(run),
+        "### The grid\n",
+    ]
+    parts += [grid_table(run, cell, mode, n) for cell in run.cells for mode in MODES for n in (2, 1)]
+    return "\n".join(part for part in parts if part)
+
+
+HEAD = """# Bench results
+
+Rendered by `python -m bench.report` from `bench/results/*.json`; measured by `make bench`. float32; times are medians
+of rounds in which the contestants take turns in one process, with quartiles. A speed-up is the peer's median over
+rnnkernels'; **bold** marks what loses. GFLOP/s count the layer's products, 2 T B G H (I + H), three times that for
+forward + backward, whose loss is sum(out * a fixed gradient) with gradients of inputs and weights. The compiled loop is
+one tick under torch.compile in a Python loop over T. Every row's output and gradients were held against a float64
+reference before timing.
+"""
+
+
+# --- the plot -------------------------------------------------------------------------------------------------------
+
+
+def plot(run: Run) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    cases = [case for case in GRID if case.T > 1]
+    panels: list[tuple[str, str, Callable[[dict], float | None]]] = [
+        (mode, what, get)
+        for mode in MODES
+        for what, get in (
+            ("speed-up over torch.nn (MinimalGRU: eager loop)", lambda r: ratio(r, "torch") or ratio(r, "eager loop")),
+            ("speed-up over ONNX Runtime", lambda r: ratio(r, "onnxruntime"))
+            if mode == "inference"
+            else ("speed-up over the compiled loop", lambda r: ratio(r, "compiled loop")),
+            ("share of the FMA peak", share),
+        )
+    ]
+    figure, axes = plt.subplots(2, 3, figsize=(17, 9), constrained_layout=True)
+    for axis, (mode, what, get) in zip(axes.flat, panels, strict=True):
+        for index, cell in enumerate(run.cells):
+            found = [(at, get(row)) for at, case in enumerate(cases) if (row := run.find(cell, case, mode, 2))]
+            found = [(at, value) for at, value in found if value]
+            if not found:
+                continue
+            at, values = zip(*found, strict=True)
+            axis.plot(
+                [a + 0.12 * (index - 1.5) for a in at], values, "o", color=f"C{index}", label=TITLES.get(cell, cell)
+            )
+            if get is share:  # torch.nn's own share, hollow
+                rows = [run.find(cell, cases[a], mode, 2) for a in at]
+                pairs = [(a, share(r, "torch")) for a, r in zip(at, rows, strict=True) if "torch" in r["times"]]
+                if pairs:
+                    axis.plot(
+                        [a + 0.12 * (index - 1.5) for a, _ in pairs],
+                        [v for _, v in pairs],
+                        "o",
+                        color=f"C{index}",
+                        fillstyle="none",
+                    )
+        if get is share:
+            axis.set_ylim(0, 1)
+            axis.yaxis.set_major_formatter("{x:.0%}")
+            what += " (hollow: torch.nn)"
+        else:
+            axis.set_yscale("log", base=2)
+            axis.yaxis.set_major_formatter("{x:g}x")
+            axis.axhline(1, color="black", linewidth=1)
+        axis.set_title(f"{MODES[mode]}: {what}", fontsize=10)
+        axis.set_xticks(
+            range(len(cases)), [str(case).replace("-", " ") for case in cases], rotation=40, ha="right", fontsize=8
+        )
+        axis.grid(axis="y", alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    figure.suptitle(f"rnnkernels on {run.title}; two threads, float32", fontsize=11)
+    figure.savefig(FOLDER / f"{run.name}.png", dpi=90)
+    plt.close(figure)
+
+
+# --- the README's block ---------------------------------------------------------------------------------------------
+
+
+def readme_block(runs: list[Run]) -> str:
+    parts = []
+    for run in runs:
+        columns = [
+            ("torch.nn, inference", "torch", "inference"),
+            ("ONNX Runtime, inference", "onnxruntime", "inference"),
+            ("torch.nn, forward + backward", "torch", "training"),
+            ("compiled loop, forward + backward", "compiled loop", "training"),
+        ]
+        body = []
+        for cell in run.cells:
+            line = [TITLES.get(cell, cell)]
+            for _, peer, mode in columns:
+                found = run.speedups(cell, peer, mode).values()
+                line.append(f"{geometric(found):.1f}x ({times_x(min(found))} to {max(found):.1f}x)" if found else "-")
+            body.append(line)
+        parts.append(
+            f"{run.title}, two threads, float32, measured {max(r['date'][:10] for r in run.rows.values())}, "
+            f"torch {run.header['software']['torch']}. Speed-up over the peer, geometric mean (least to most) over the "
+            "grid:\n\n" + table(["layer", *(head for head, *_ in columns)], body)
+        )
+    return "\n".join(parts)
+
+
+def write_readme(runs: list[Run]) -> bool:
+    """Rewrite the block between the two marks; False where README.md has none."""
+    text = README.read_text() if README.exists() else ""
+    start, end = MARK.format("start"), MARK.format("end")
+    if start not in text or end not in text:
+        return False
+    block = f"{start}\n{readme_block(runs)}{end}"
+    README.write_text(re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: block, text, flags=re.DOTALL))
+    return True
+
+
+def main() -> None:
+    runs = [Run(path) for path in sorted(FOLDER.glob("*.json"), reverse=True) if not path.stem.endswith("-quick")]
+    runs = [run for run in runs if run.layers]
+    if not runs:
+        raise SystemExit(f"no results in {FOLDER}: run `make bench` first")
+    for run in runs:
+        plot(run)
+    (HERE / "RESULTS.md").write_text(HEAD + "\n" + "\n".join(section(run) for run in runs))
+    print(
+        f"wrote {HERE / 'RESULTS.md'} and {len(runs)} plot(s)"
+        + (
+            ", and the table of README.md"
+            if write_readme(runs)
+            else f"; {README.name} has no {MARK.format('start')} block"
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

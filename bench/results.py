@@ -1,0 +1,100 @@
+"""What a run leaves behind: rows in ``bench/results/<cpu>-<isa>.json``, rewritten after each row.
+
+A row measured again replaces the older one, so a part of the grid can be run alone (``-k``); every row therefore
+carries its own date, revision and load average.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+import rnnkernels as rk
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def cpu_facts() -> dict[str, str]:
+    """The processor's name, family and model, as far as the system tells."""
+    facts = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = (part.strip() for part in line.partition(":"))
+            if key in ("model name", "cpu family", "model", "cache size") and key not in facts:
+                facts[key] = value
+    except OSError:
+        pass
+    facts.setdefault("model name", platform.processor() or platform.machine())
+    return facts
+
+
+def revision() -> str:
+    """The checked-out git revision, with "+" where the sources differ from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=FOLDER.parent, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    return (head + ("+" if git("status", "--porcelain", "--", "../csrc", "../rnnkernels") else "")) or "unknown"
+
+
+def rounded(value):
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(v) for key, v in value.items()}
+    return value
+
+
+class Results:
+    """The results of this machine and ISA; ``quick`` ones go to a file of their own."""
+
+    def __init__(self, quick: bool):
+        cpu = cpu_facts()
+        slug = re.sub(r"[^a-z0-9]+", "-", cpu["model name"].lower()).strip("-")
+        self.path = FOLDER / f"{slug}-{rk.get_isa()}{'-quick' if quick else ''}.json"
+        self.rows: dict[str, dict] = {}
+        if self.path.exists():
+            self.rows = json.loads(self.path.read_text())["rows"]
+        self.revision = revision()
+        versions = {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime", "numpy")}
+        self.header = {
+            "machine": {
+                "cpu": cpu["model name"],
+                "family": cpu.get("cpu family"),
+                "model": cpu.get("model"),
+                "cores": os.cpu_count(),
+                "system": f"{platform.system()} {platform.release()}",
+            },
+            "isa": rk.get_isa(),
+            "revision": self.revision,
+            "date": now(),
+            "load_average": os.getloadavg(),
+            "software": {
+                "python": platform.python_version(),
+                **versions,
+                "torch_cpu": torch.backends.cpu.get_cpu_capability(),
+            },
+        }
+
+    def add(self, key: str, row: dict) -> None:
+        self.rows[key] = rounded({**row, "date": now(), "revision": self.revision, "load": os.getloadavg()[0]})
+        FOLDER.mkdir(exist_ok=True)
+        rows = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(self.rows.items()))
+        body = json.dumps(self.header, indent=1)[:-2] + f',\n "rows": {{\n{rows}\n }}\n}}\n'
+        part = self.path.with_suffix(".part")
+        part.write_text(body)
+        part.replace(self.path)  # an interrupted run leaves a whole file
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

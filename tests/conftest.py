@@ -1,0 +1,84 @@
+"""Fixtures: every test starts from one seed on one thread, and leaves torch and the instruction set as it found them.
+
+One thread, because plain torch's waits spin: what it computes here for comparison takes longer on two, by far where the
+machine is busy. Tests of the kernels ask for two.
+"""
+
+import functools
+
+import pytest
+import torch
+
+import rnnkernels as rk
+from rnnkernels import _C, functional, reference
+from rnnkernels.testing import Problem, assert_as_good_as
+
+CELLS = {cell["name"]: cell for cell in _C.cells()}
+ISAS = _C.isas()["available"]
+
+
+@pytest.fixture(autouse=True)
+def steady():
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    rk.set_isa(None)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    """Every instruction set of this machine in turn."""
+    rk.set_isa(request.param)
+    return request.param
+
+
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request):
+    torch.set_num_threads(request.param)
+    return request.param
+
+
+@pytest.fixture
+def poison():
+    """Fresh memory holds NaN, so that whatever is read before it was written shows."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+
+
+def seeds(case):
+    """A gradient of one number errs by chance: cases of one hidden unit are judged over several problems."""
+    return range(16 if case.H == 1 else 1)
+
+
+def results(layer, cell, case, values, dtype):
+    """Outputs and gradients by name, those of several problems side by side."""
+    problems = [Problem(cell, case, values, seed).outputs_and_gradients(layer, dtype) for seed in seeds(case)]
+    return {label: torch.stack([p[label] for p in problems]) for label in problems[0]}
+
+
+@functools.cache
+def plain_torch(cell, case, values):
+    """Results of the reference in float64 and in float32, computed once for all instruction sets."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [results(reference.layer, cell, case, values, dtype) for dtype in (torch.float64, torch.float32)]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def check(cell, case, dtype):
+    """Holds the kernels' outputs and gradients against the float64 reference by the error rule.
+
+    Plain torch's own error in float64 is unknown (it is the reference); it is its error in float32 scaled down by eps.
+    """
+    values = torch.float32 if dtype == torch.float64 else dtype
+    exact, own = plain_torch(cell, case, values)
+    shrink = torch.finfo(dtype).eps / torch.finfo(torch.float32).eps if dtype == torch.float64 else 1
+    for label, actual in results(functional.layer, cell, case, values, dtype).items():
+        torch_own = exact[label] + (own[label].double() - exact[label]) * shrink
+        assert_as_good_as(actual, torch_own, exact[label], f"{cell} {case} {label}")

@@ -1,0 +1,147 @@
+"""Who may include whom (csrc/README.md), what objects of two instruction sets share, and that nothing is missing."""
+
+import ast
+import re
+import subprocess
+import sys
+from fnmatch import fnmatch
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+import rnnkernels as rk
+from rnnkernels import _C, modules, reference
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+OBJECTS = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}" / "CMakeFiles/rnn_core.dir/csrc/cpu"
+FILES = sorted(p.relative_to(CSRC).as_posix() for p in CSRC.rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"})
+
+STD = r"<[a-z_]+>"
+# The first row that matches a file says what it may include: of csrc by path, of the system in angle brackets.
+MAY_INCLUDE = [
+    ("cells/vocabulary.h", []),
+    ("cells/list.h", [r"cells/\w+\.h", r"memory/\w+\.h"]),
+    ("cells/*.h", [r"cells/vocabulary\.h"]),
+    ("memory/*.h", [r"cells/vocabulary\.h"]),
+    ("simd/*.h", [r"cells/vocabulary\.h", r"<(immintrin\.h|simde/x86/\w+\.h|cmath|cstdint|cstring)>"]),
+    ("cpu/sweep_*.cpp", [r"simd/{isa}\.h", r"cpu/sweep-inl\.h"]),
+    ("cpu/*-inl.h", [r"cells/list\.h", r"simd/math\.h", r"cpu/(call|\w+-inl)\.h", r"<(cstring|cstdint|cstddef)>"]),
+    ("cpu/threads.*", [r"cpu/threads\.h", STD, r"<(omp\.h|linux/futex\.h|sys/syscall\.h|unistd\.h)>"]),
+    ("cpu/*", [r"cells/(vocabulary|list)\.h", r"cpu/(call|isa|plan|threads)\.h", STD]),
+    (
+        "cuda/*",
+        [r"cells/.*", r"memory/.*", r"simd/(math|scalar)\.h", r"cuda/.*", STD, r"<(cuda|cooperative_groups).*>"],
+    ),
+    ("ops.*", [r"ops\.h", r"cpu/(isa|plan|call)\.h", STD, r"<(ATen|c10|torch)/.*>"]),
+    ("bind.cpp", [r"ops\.h", r"cpu/isa\.h", r"cells/list\.h", STD, r"<pybind11/.*>"]),
+]
+# What may not be said at all, include or not.
+MUST_NOT_SAY = {
+    "cells/*.h": r"std::|\b_mm|\b__m\d|torch|\bat::|__global__|__shared__|#ifn?def\b|\b[A-Z]\w*::_mm",
+    "simd/*.h": r"torch|\bat::|std::",
+    "cpu/*-inl.h": r"torch|\bat::|std::|\b_mm|\bLstm\b|\bGru\b|\bRnn(Tanh|Relu)?\b",
+    "cpu/*": r"torch/|\bat::|c10::",
+    "ops.cpp": r"\b_mm\d*_|\b__m\d|pybind11|immintrin",
+    "bind.cpp": r"\bTensor\b|\bat::",
+}
+
+
+def includes(file):
+    """What a file of csrc includes: paths relative to csrc, or <...>."""
+    for quote, name in re.findall(r'^\s*#\s*include\s*(["<])([^">]+)[">]', (CSRC / file).read_text(), re.M):
+        if quote == "<":
+            yield f"<{name}>"
+            continue
+        beside = (CSRC / file).parent / name
+        found = beside if beside.exists() else CSRC / name
+        yield found.resolve().relative_to(CSRC).as_posix()
+
+
+def without_comments(text):
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_includes(file):
+    row, allowed = next(((row, allowed) for row, allowed in MAY_INCLUDE if fnmatch(file, row)), (None, None))
+    assert row, f"{file}: no row of the table says what it may include"
+    isa = Path(file).stem.removeprefix("sweep_")
+    for name in includes(file):
+        assert any(re.fullmatch(a.replace("{isa}", isa), name) for a in allowed), f"{file} includes {name}"
+    text = without_comments((CSRC / file).read_text())
+    for row, words in MUST_NOT_SAY.items():
+        if fnmatch(file, row):
+            assert not re.search(words, text), f"{file} says {re.search(words, text).group()!r}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "rnnkernels/reference").glob("*.py")), ids=lambda p: p.name)
+def test_the_oracle_does_not_know_the_accused(file):
+    standard = set(sys.stdlib_module_names)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level <= 1, f"line {node.lineno} imports from outside the package"
+            names = [] if node.level else [node.module]
+        else:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            assert name.split(".")[0] in standard | {"torch"}, f"line {node.lineno} imports {name}"
+        assert not (isinstance(node, ast.Attribute) and node.attr == "ops"), f"line {node.lineno} reaches for ops"
+
+
+def weak_symbols(file):
+    lines = subprocess.run(["nm", "-C", file], capture_output=True, text=True, check=True).stdout.splitlines()
+    symbols = [re.fullmatch(r"([0-9a-f]* +)(\w) (.*)", line).groups() for line in lines if line.strip()]
+    return {name for address, kind, name in symbols if kind in "WVwvu" and address.strip()}
+
+
+def objects():
+    files = {file.name.removeprefix("sweep_").split(".")[0]: file for file in OBJECTS.glob("sweep_*.cpp.o")}
+    assert set(files) == set(_C.isas()["built"]), f"no objects under {OBJECTS}: make build"
+    return files
+
+
+def test_two_isas_share_no_weak_symbol():
+    weak = {isa: weak_symbols(file) for isa, file in objects().items()}
+    for (one, a), (other, b) in combinations(weak.items(), 2):
+        assert not a & b, f"{one} and {other} share {sorted(a & b)[:3]}"
+
+
+def test_isa_objects_define_only_their_own_namespace():
+    for isa, file in objects().items():
+        strangers = [name for name in weak_symbols(file) if f"rnn::{isa}::" not in name]
+        assert not strangers, f"{isa}: {strangers[:3]}"
+
+
+def test_the_linker_keeps_no_std_template_of_an_isa_object():
+    for isa, file in objects().items():
+        owned = {re.sub(r"^(guard variable for|vtable for|typeinfo.* for) ", "", name) for name in weak_symbols(file)}
+        assert not [name for name in owned if re.match(r"(\w+ )?(std|__gnu_cxx)::", name)], isa
+
+
+CELLS = [cell["name"] for cell in _C.cells()]
+
+
+def test_every_cell_of_the_list_is_in_the_table():
+    listed = re.findall(r"^\s+X\((\w+)\)", (CSRC / "cells/list.h").read_text(), re.M)
+    assert len(listed) == len(CELLS) == len(set(CELLS))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_has_ops_reference_and_modules(name):
+    import torch
+
+    from rnnkernels.ops import LAYERS
+
+    assert name in reference.CELLS and name in LAYERS
+    assert hasattr(torch.ops.rnnkernels, name) and hasattr(torch.ops.rnnkernels, f"{name}_backward")
+    for kind in (modules.layers.Recurrent, modules.cells.RecurrentCell):
+        public = [getattr(rk, n) for n in rk.__all__ if isinstance(getattr(rk, n), type)]
+        ours = [k for k in public if issubclass(k, kind)]
+        options = [(k, {}) for k in ours] + [(k, {"nonlinearity": "relu"}) for k in ours if "RNN" in k.__name__]
+        assert any(k(1, 1, **o).cell == name for k, o in options), f"no public {kind.__name__} runs {name}"
+
+
+def test_no_reference_without_a_cell():
+    assert set(reference.CELLS) == set(CELLS)

@@ -1,0 +1,55 @@
+"""The cells' headers compile as they stand under nvcc, one lane to a CUDA thread."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+
+SOURCE = """
+#include "cells/list.h"
+#include "simd/math.h"
+#include "simd/scalar.h"
+
+namespace rnn {
+
+template <class Cell, class V, int S> __device__ void stages_from(Unit<Cell, V>& t) {
+  constexpr int kStages = sizeof(Cell::kStageEnd) / sizeof(int);
+  if constexpr (S < kStages) {
+    Cell::forward(Stage<S>{}, t);
+    stages_from<Cell, V, S + 1>(t);
+    Cell::backward(Stage<S>{}, t);
+  }
+}
+
+template <class Cell, class V> __global__ void tick(Unit<Cell, V>* t) { stages_from<Cell, V, 0>(t[threadIdx.x]); }
+template <class V> __global__ void words(V* x) { x[threadIdx.x] = exp(tanh(sigmoid(x[threadIdx.x]))); }
+
+#define TICK(Cell)                                               \\
+  template __global__ void tick(Unit<Cell, Lane<float>>* units); \\
+  template __global__ void tick(Unit<Cell, Lane<double>>* units);
+RNN_CELLS(TICK)
+template __global__ void words(Lane<float>*);
+template __global__ void words(Lane<double>*);
+
+}  // namespace rnn
+"""
+
+
+def nvcc():
+    """The toolkit's own nvcc where CUDA_HOME names it, else the one on PATH, which may be a wrapper."""
+    home = os.environ.get("CUDA_HOME")
+    own = Path(home, "bin", "nvcc") if home else None
+    return str(own) if own and own.exists() else shutil.which("nvcc")
+
+
+@pytest.mark.skipif(nvcc() is None, reason="no nvcc here")
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_cells_compile_under_nvcc(tmp_path, architecture):
+    (tmp_path / "cells.cu").write_text(SOURCE)
+    command = [nvcc(), "-std=c++20", "-Werror", "all-warnings", f"-arch={architecture}", "-Xcompiler", "-Wall,-Wextra"]
+    done = subprocess.run([*command, "-I", CSRC, "-c", "cells.cu"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
