@@ -25,6 +25,7 @@ MAY_INCLUDE = [
     ("cells/list.h", [r"cells/\w+\.h", r"memory/\w+\.h"]),
     ("cells/*.h", [r"cells/vocabulary\.h"]),
     ("memory/*.h", [r"cells/vocabulary\.h"]),
+    ("simd/avx512.h", [r"cells/vocabulary\.h", r"simd/avx512_simde\.h", r"<(immintrin\.h|cstdint)>"]),
     ("simd/*.h", [r"cells/vocabulary\.h", r"<(immintrin\.h|simde/x86/\w+\.h|cmath|cstdint|cstring)>"]),
     ("cpu/sweep_*.cpp", [r"simd/{isa}\.h", r"cpu/sweep-inl\.h"]),
     ("cpu/*-inl.h", [r"cells/list\.h", r"simd/math\.h", r"cpu/(call|\w+-inl)\.h", r"<(cstring|cstdint|cstddef)>"]),

@@ -112,7 +112,7 @@ def assert_equal(ours, theirs, x, hx):
             assert_as_good_as(a, o, e, f"{i}")
 
 
-@pytest.mark.parametrize("ours, theirs, options", constructor_combinations())
+@pytest.mark.parametrize("ours, theirs, options", list(constructor_combinations()))
 def test_every_constructor_combination(ours, theirs, options):
     a, b = pair(ours, theirs, I, H, **options)
     assert list(a.state_dict()) == list(b.state_dict()) and repr(a) == repr(b)
@@ -361,7 +361,7 @@ def cell_options():
             yield pytest.param(ours, theirs, {"bias": bias} | extra, id=f"{ours.__name__}({bias},{extra})")
 
 
-@pytest.mark.parametrize("ours, theirs, options", cell_options())
+@pytest.mark.parametrize("ours, theirs, options", list(cell_options()))
 @pytest.mark.parametrize("given", [False, True], ids=["zeros", "hx"])
 @pytest.mark.parametrize("rows", [(), (0,), (1,), (B,)], ids=str)
 def test_cells(ours, theirs, options, given, rows):

@@ -267,7 +267,7 @@ def test_backward_twice_over_a_retained_graph(cell, case, isa):
 
 @any_layer
 @pytest.mark.parametrize("needs_x, needs_w", [(True, False), (False, True), (False, False)])
-def test_gradients_that_nobody_needs_are_empty(cell, case, needs_x, needs_w, isa):
+def test_gradients_that_nobody_needs_are_empty(cell, case, needs_x, needs_w, isa, poison):
     problem = Problem(cell, case)
     whole = ops(cell)[1](*backward_arguments(problem))
     part = ops(cell)[1](*backward_arguments(problem, needs_x=needs_x, needs_w=needs_w))
@@ -278,7 +278,7 @@ def test_gradients_that_nobody_needs_are_empty(cell, case, needs_x, needs_w, isa
 
 
 @any_layer
-def test_absent_gradients_are_zero(cell, case, isa):
+def test_absent_gradients_are_zero(cell, case, isa, poison):
     arguments = backward_arguments(Problem(cell, case))
     given = 1 + CELLS[cell]["states"]
     for absent in range(given):

@@ -331,7 +331,7 @@ template <class Real> struct BackwardSpace {
       dh_block = arena.take<Real>(frames * P);
     }
     dx = arena.take<Real>(frames * ld_dx);
-    if (c.grad_w_ih) {
+    if (c.grad_w_hh) {
       columns_x = {I}, columns_h = {P}, columns_unit = {H};
       panels_x = arena.take<Real>(columns_x.padded() * kDepth);
       panels_h = arena.take<Real>(columns_h.padded() * kDepth);
@@ -372,7 +372,7 @@ template <class Real> class Backward {
       meeting_.all();
       int64_t first_tick = min_of(one, other), last_tick = max_of(one, other) + 1;
       if (c_.grad_x) grad_inputs(last_tick);
-      if (c_.grad_w_ih) grad_weights(first_tick, last_tick);
+      if (c_.grad_w_hh) grad_weights(first_tick, last_tick);
       meeting_.all();
     }
     finish();

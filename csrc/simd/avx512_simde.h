@@ -26,3 +26,19 @@
 RNN_MASKED(ps, __m512, __mmask16, float)
 RNN_MASKED(pd, __m512d, __mmask8, double)
 #undef RNN_MASKED
+
+// Its scalef overflows in 2^n before it multiplies.
+#undef _mm512_scalef_ps
+#undef _mm512_scalef_pd
+#define RNN_SCALEF(suffix, Vec, Real, scale)                                               \
+  static inline Vec _mm512_scalef_##suffix(Vec x, Vec n) {                                 \
+    Real lanes[sizeof(Vec) / sizeof(Real)], powers[sizeof lanes / sizeof(Real)];           \
+    _mm512_storeu_##suffix(lanes, x);                                                      \
+    _mm512_storeu_##suffix(powers, n);                                                     \
+    for (unsigned i = 0; i < sizeof lanes / sizeof(Real); ++i)                             \
+      if (powers[i] == powers[i]) lanes[i] = scale(lanes[i], static_cast<int>(powers[i])); \
+    return _mm512_loadu_##suffix(lanes);                                                   \
+  }
+RNN_SCALEF(ps, __m512, float, __builtin_scalbnf)
+RNN_SCALEF(pd, __m512d, double, __builtin_scalbn)
+#undef RNN_SCALEF

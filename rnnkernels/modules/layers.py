@@ -50,10 +50,10 @@ class Recurrent(nn.Module):
         self.num_layers = num_layers
         self.bias = bias
         self.batch_first = batch_first
-        self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         self._check_arguments(dropout)
+        self.dropout = float(dropout)
         self._name_weights()
 
         rows, fed_back = LAYERS[self.cell].gates * hidden_size, proj_size or hidden_size
@@ -318,7 +318,11 @@ class LSTM(Recurrent):
     mode = "LSTM"
 
     def _open(self, hx: States) -> Sequence[Tensor]:
-        return hx[0], hx[1]
+        if isinstance(hx, Tensor) or len(hx) != 2:
+            kind = IndexError if len(hx) < 2 else RuntimeError  # what torch.nn happens to raise
+            got = "one tensor" if isinstance(hx, Tensor) else f"{len(hx)} of them"
+            raise kind(f"hx: expected a pair of tensors (h, c), got {got}")
+        return hx
 
     def _close(self, states: Sequence[Tensor]) -> States:
         return tuple(states)
