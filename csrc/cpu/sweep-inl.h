@@ -13,8 +13,7 @@ namespace rnn::RNN_ISA {
 #include "tile-inl.h"
 #include "stage-inl.h"
 
-// Deals a block of memory out in pieces; from null it only measures. Rows start a cache line apart from a multiple of
-// 4 KiB, or the rows of a tile would share the ways of one cache set.
+// Deals a block of memory out in pieces; from null it only measures.
 struct Arena {
   char* base;
   size_t used = 0;
@@ -26,6 +25,8 @@ struct Arena {
   }
 };
 
+// The length of a scratch row of n: whole vectors, and an odd line or so, or the rows of a tile would meet in the few
+// ways of one cache set.
 template <class Real> int64_t padded_row(int64_t n) {
   int64_t line = 64 / sizeof(Real), row = ceil_div(n, kTileCols<Real>) * kTileCols<Real>;
   return row % (4 * line) == 0 ? row + line : row;
@@ -43,6 +44,12 @@ template <class Real> Product<Real> backward_product(const Real* w, int64_t K, i
 template <class Real> void place(Arena& arena, Product<Real>& p, bool with_bias) {
   p.panels = arena.take<Real>(p.panels_size());
   if (with_bias) p.biases = arena.take<Real>(p.biases_size());
+}
+
+// Calls f(block) for each, in one order at this tick and in the other at the next: what a cache still holds of weights
+// larger than itself is then what is read first.
+template <class F> RNN_FN void to_and_fro(Slice blocks, int back, F&& f) {
+  for (int64_t i = blocks.from; i < blocks.to; ++i) f(back ? blocks.from + blocks.to - 1 - i : i);
 }
 
 // What a thread owns of the grid.
@@ -186,9 +193,10 @@ template <class Real> class Forward {
   void tick(int64_t t, int64_t first_row) {
     Rows mine = rows_at(t);
     for (int stage = 0; stage < f_.stages; ++stage) {
-      for (int64_t block = blocks_.from; block < blocks_.to; ++block)
+      to_and_fro(blocks_, now_, [&](int64_t block) {
         row_groups(mine.from, mine.to,
                    [&](int64_t b, int rows) { apply(t, stage, block, b, rows, first_row + b - mine.from); });
+      });
       share_.meet(meeting_);
     }
     if (c_.w_hr) {
@@ -283,7 +291,7 @@ template <class Real> class Forward {
 
 // --------------------------------------------------------------------------------------------------------- backward
 
-inline constexpr int64_t kDepth = 256;  // frames a weight gradient sums at a time: a panel of them fits L1
+inline constexpr int64_t kDepth = 256;  // frames a weight gradient sums at a time: their panels fit L2
 
 template <class Real> struct BackwardSpace {
   Product<Real> recurrent[kMaxStages];  // du of stage s to its operand
@@ -418,8 +426,7 @@ template <class Real> class Backward {
       const Real* left = !last ? m_.du[now_ ^ 1] + f_.first_gate(stage + 1) * c_.hidden : c_.w_hr ? m_.dh : m_.du[now_];
       int64_t ld = last && c_.w_hr ? m_.ld_h : m_.ld_du;
       bool nothing = last && first && !c_.w_hr;
-      Slice blocks = share_.blocks(product.columns);
-      for (int64_t block = blocks.from; block < blocks.to; ++block)
+      to_and_fro(share_.blocks(product.columns), now_, [&](int64_t block) {
         groups([&](int64_t b, int rows) {
           BackwardTile<Real> a = tile_at(t, product.columns, block, b, rows, b < started);
           prefetch_tile(a);
@@ -427,6 +434,7 @@ template <class Real> class Backward {
           a.product = nothing ? nullptr : scratch_;
           cell_.backward[stage](a);
         });
+      });
       share_.meet(meeting_);
     }
     now_ ^= 1;

@@ -44,10 +44,11 @@ template <class Real> RNN_FN RowPointers<Real> rows_from(const Real* base, int64
 }
 
 // out[i][j] = init[j] + sum_k A(i,k) b[k*ldb + j] for MR rows and NV vectors of columns. A(i,k) is a[i][k], or with
-// kOuter a[0][k*MR + i]. Few rows would wait for each FMA before the next: they sum in KS independent chains.
+// kOuter a[0][k*MR + i]; `add` adds to what out holds. Few rows would wait for each FMA before the next: they sum in KS
+// independent chains.
 template <class V, int MR, int NV, bool kOuter>
 void tile(int64_t K, const typename V::Real* const* a, const typename V::Real* b, int64_t ldb,
-          const typename V::Real* init, typename V::Real* out, int64_t ldo) {
+          const typename V::Real* init, typename V::Real* out, int64_t ldo, bool add) {
   using Real = typename V::Real;
   constexpr int L = V::kLanes, KS = MR * NV >= 8 ? 1 : MR * NV >= 4 ? 2 : 4;
   V sum[KS][MR][NV];
@@ -88,7 +89,7 @@ void tile(int64_t K, const typename V::Real* const* a, const typename V::Real* b
       V total = sum[0][i][j];
 #pragma GCC unroll 4
       for (int s = 1; s < KS; ++s) total = total + sum[s][i][j];
-      total.store(out + i * ldo + j * L);
+      (add ? total + V::load(out + i * ldo + j * L) : total).store(out + i * ldo + j * L);
     }
 }
 
@@ -123,7 +124,7 @@ void dot_tile(int64_t K, const typename V::Real* const* a, const typename V::Rea
 }
 
 template <class Real> using TileFn = void (*)(int64_t, const Real* const*, const Real*, int64_t, const Real*, Real*,
-                                              int64_t);
+                                              int64_t, bool);
 
 // The tiles of every row count and vector count, by [rows - 1][vectors - 1].
 template <class Real, bool kOuter> struct Tiles {
@@ -151,8 +152,10 @@ template <class Real> void pack_transposed(const Real* w, int64_t ld, int64_t K,
   constexpr int kRun = 16;  // a cache line of each row at a time
   for (int64_t k0 = 0; k0 < K; k0 += kRun) {
     int64_t run = min_of<int64_t>(kRun, K - k0);
-    for (int j = 0; j < units; ++j)
+    for (int j = 0; j < units; ++j) {
+      __builtin_prefetch(w + j * ld + k0 + 4 * kRun);  // no stream that a machine would notice by itself
       for (int64_t k = 0; k < run; ++k) panel[(k0 + k) * width + j] = w[j * ld + k0 + k];
+    }
     for (int j = units; j < width; ++j)
       for (int64_t k = 0; k < run; ++k) panel[(k0 + k) * width + j] = 0;
   }
@@ -223,7 +226,15 @@ template <class Real> struct Product {
                         : columns.units(block) < kTileCols<Real> ? panels
                                                                  : w + columns.from(block);
     int64_t ldb = packed || columns.units(block) < kTileCols<Real> ? width : ld;
-    kTiles<Real, false>.at[rows - 1][width / kLanes<Real> - 1](K, a, right, ldb, init, out, ldo);
+    TileFn<Real> run = kTiles<Real, false>.at[rows - 1][width / kLanes<Real> - 1];
+    // Long sums go in pieces: the error of one chain grows with its length, and a piece of the rows stays in L1.
+    constexpr int64_t kPiece = 512;
+    RowPointers<Real> left;
+    for (int i = 0; i < rows; ++i) left.at[i] = a[i];
+    for (int64_t k = 0; k == 0 || k < K; k += kPiece) {
+      run(min_of(kPiece, K - k), left.at, right + k * ldb, ldb, k ? nullptr : init, out, ldo, k > 0);
+      for (int i = 0; i < rows; ++i) left.at[i] += kPiece;
+    }
   }
 
  private:
@@ -280,7 +291,7 @@ void outer_rows(int64_t K, const Real* a, int64_t lda, int rows, const Real* pan
     Real* corner = c + columns.from(block);
     if (!fresh) prefetch(corner, ldc, rows, units);
     kTiles<Real, true>.at[rows - 1][width / L - 1](K, &left, panels + columns.from(block) * K, width, nullptr, out,
-                                                   width);
+                                                   width, false);
     for (int i = 0; i < rows; ++i)
       for (int j = 0; j < units; j += L) {
         Real* to = corner + i * ldc + j;
