@@ -106,7 +106,7 @@ struct Data {
     for (int s = 0; s < f.states; ++s) first.push_back(a.tensor());
   }
 
-  // `sizes` None or a (T,) int64 tensor; the last things a schema names.
+  // batch_sizes and reverse, which follow everything else but flags of the op's own.
   void read_time(Arguments& a) {
     if (auto sizes = a.maybe()) batch_sizes = *sizes;
     reverse = a.flag();
@@ -115,7 +115,7 @@ struct Data {
   void check() {
     bool packed = batch_sizes.defined();
     dtype = x.scalar_type();
-    TORCH_CHECK(at::isFloatingType(dtype) && dtype != at::kFloat8_e4m3fn && dtype != at::kFloat8_e5m2, op,
+    TORCH_CHECK(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf, op,
                 ": x: expected float32, float64, bfloat16 or float16, got ", dtype);
     TORCH_CHECK(x.dim() == (packed ? 2 : 3), op, ": x: expected ",
                 packed ? "2 dimensions (N, I)" : "3 dimensions (T, B, I)", ", got shape ", shape_text(x.sizes()));
@@ -208,15 +208,17 @@ struct Data {
 // would cost a small layer more than its arithmetic.
 class Workspace {
  public:
-  explicit Workspace(size_t bytes) : bytes_(bytes) {
+  explicit Workspace(size_t bytes) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      if (spare_bytes_ >= bytes) {
-        std::swap(data_, *spare_);
-        bytes_ = std::exchange(spare_bytes_, 0);
-      }
+      std::swap(data_, *spare_);
+      bytes_ = std::exchange(spare_bytes_, 0);
     }
-    if (!data_) data_ = c10::GetCPUAllocator()->allocate(bytes);
+    if (bytes_ < bytes) {
+      data_.clear();  // before the larger one: never both
+      bytes_ = bytes;
+    }
+    if (!data_) data_ = c10::GetCPUAllocator()->allocate(bytes_);
     if (at::globalContext().deterministicAlgorithms() && at::globalContext().deterministicFillUninitializedMemory())
       std::memset(data_.get(), 0xFF, bytes_);  // NaN, as at::empty does
   }
