@@ -50,3 +50,16 @@ class Problem(testing.Problem):
         narrow = [None if t is None else t.float() for t in self.tensors]
         self.x, self.parameters, self.states = narrow[0], narrow[1:5], narrow[6:]
         self.grad = self.weights[0].float()
+
+
+def row_of(cell: str, case: Case, mode: str, threads: int) -> dict:
+    """What every row of the results says of itself."""
+    return {
+        "cell": cell,
+        "T": case.T,
+        "B": case.B,
+        "I": case.I,
+        "H": case.H,
+        "mode": mode,
+        "threads": threads,
+    }

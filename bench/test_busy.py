@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from .cases import BUSY
+from .cases import BUSY, row_of
 from .check import errors, exact
 from .contestants import TORCH, contestants
 from .timing import Others, interleave, summary
@@ -43,13 +43,7 @@ def test_beside_two_busy_processes(results, say, quick, cell, case, mode):
     results.add(
         f"busy {cell} {case} {mode}",
         {
-            "cell": cell,
-            "T": case.T,
-            "B": case.B,
-            "I": case.I,
-            "H": case.H,
-            "mode": mode,
-            "threads": 2,
+            **row_of(cell, case, mode, 2),
             "other_cores": rest.cores,
             "times": rows,
         },

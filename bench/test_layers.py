@@ -7,7 +7,7 @@ import torch
 
 from rnnkernels import _C
 
-from .cases import GATES, GRID, QUICK, flop
+from .cases import GATES, GRID, QUICK, flop, row_of
 from .check import errors, exact
 from .contestants import contestants
 from .timing import BUSY_CORES, Others, Turns, rounds_for, summary
@@ -49,13 +49,7 @@ def test_layer(benchmark, results, peak, say, quick, cell, case, mode, threads):
         kernel = _C.last_kernel()
     rate, how = peak(threads)
     row = {
-        "cell": cell,
-        "T": case.T,
-        "B": case.B,
-        "I": case.I,
-        "H": case.H,
-        "mode": mode,
-        "threads": threads,
+        **row_of(cell, case, mode, threads),
         "gflop": flop(cell, case, backward) / 1e9,
         "peak_gflops": rate,
         "peak_how": how,

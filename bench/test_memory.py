@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .cases import MEMORY, Case, Problem
+from .cases import MEMORY, Case, Problem, row_of
 from .contestants import TORCH
 from .memory import MIB, RESET, in_a_process
 
@@ -18,13 +18,7 @@ from .memory import MIB, RESET, in_a_process
 def test_peak_memory(results, say, cell, case, mode):
     bytes_ = {name: in_a_process(name, cell, case, mode) for name in ("torch", "rnnkernels")}
     row = {
-        "cell": cell,
-        "T": case.T,
-        "B": case.B,
-        "I": case.I,
-        "H": case.H,
-        "mode": mode,
-        "threads": 2,
+        **row_of(cell, case, mode, 2),
         "bytes": bytes_,
     }
     if mode == "inference":

@@ -3,14 +3,12 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <c10/core/CPUAllocator.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <mutex>
 #include <sstream>
-#include <utility>
 
 #include "cpu/isa.h"
 #include "cpu/plan.h"
@@ -204,41 +202,6 @@ struct Data {
 
 // ------------------------------------------------------------------------------------------------------------- running
 
-// Memory for packed weights and scratch. The last block is kept for the next call: the kernel's clearing of fresh pages
-// would cost a small layer more than its arithmetic.
-class Workspace {
- public:
-  explicit Workspace(size_t bytes) {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      std::swap(data_, *spare_);
-      bytes_ = std::exchange(spare_bytes_, 0);
-    }
-    if (bytes_ < bytes) {
-      data_.clear();  // before the larger one: never both
-      bytes_ = bytes;
-    }
-    if (!data_) data_ = c10::GetCPUAllocator()->allocate(bytes_);
-    if (at::globalContext().deterministicAlgorithms() && at::globalContext().deterministicFillUninitializedMemory())
-      std::memset(data_.get(), 0xFF, bytes_);  // NaN, as at::empty does
-  }
-  ~Workspace() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (bytes_ <= spare_bytes_ || bytes_ > kKept) return;
-    std::swap(data_, *spare_);
-    spare_bytes_ = bytes_;
-  }
-  char* get() const { return static_cast<char*>(data_.get()); }
-
- private:
-  static constexpr size_t kKept = size_t(64) << 20;
-  static inline std::mutex mutex_;
-  static inline c10::DataPtr* spare_ = new c10::DataPtr();  // never freed: a call may outlive static objects
-  static inline size_t spare_bytes_ = 0;
-  size_t bytes_;
-  c10::DataPtr data_;
-};
-
 template <class Real> void launch(Pass pass, int cell, const Data& d, const Call<Real>& call) {
   const Isa isa = current_isa();
   const Kernels<Real>& k = kernels<Real>(isa);
@@ -246,11 +209,11 @@ template <class Real> void launch(Pass pass, int cell, const Data& d, const Call
   for (;;) {
     Plan plan = make_plan(pass, d.f, call.time, d.I, d.H, d.P, k.tile, sizeof(Real), threads);
     bool forward = pass == Pass::kForward;
-    Workspace space((forward ? k.forward_space : k.backward_space)(d.f, call, plan));
+    auto bytes = static_cast<int64_t>((forward ? k.forward_space : k.backward_space)(d.f, call, plan));
+    Tensor space = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));  // torch aligns it to a cache line
+    char* base = static_cast<char*>(space.mutable_data_ptr());
     Meeting meeting(plan.grid_rows, plan.grid_cols);
-    auto body = [&](int thread) {
-      (forward ? k.forward : k.backward)(cell, d.f, call, plan, space.get(), meeting, thread);
-    };
+    auto body = [&](int thread) { (forward ? k.forward : k.backward)(cell, d.f, call, plan, base, meeting, thread); };
     if (run_parallel(plan.threads(), [](void* f, int thread) { (*static_cast<decltype(body)*>(f))(thread); }, &body)) {
       std::lock_guard<std::mutex> lock(last_mutex);
       last = {d.op, isa_name(isa), sizeof(Real) == 8 ? "float64" : "float32", describe(plan).text, plan.threads()};

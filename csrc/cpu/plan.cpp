@@ -6,7 +6,7 @@
 namespace rnn {
 namespace {
 
-// Measured on Zen 3, Zen 4 and Skylake servers in cycles; only ratios matter, and only roughly.
+// Estimates for a server core, in cycles; only ratios matter. What they choose was looked at on a two-core Zen 4 alone.
 constexpr double kL1Bytes = 24e3, kL2Bytes = 640e3;
 constexpr double kL1Rate = 64, kL2Rate = 24, kL3Rate = 10;  // bytes a cycle and core
 constexpr double kBarrier = 1200, kFork = 8000, kLineFromOther = 30, kCellVector = 120;
@@ -62,7 +62,7 @@ Plan make_plan(Pass pass, const Facts& facts, const Timeline& time, int64_t inpu
       }
     }
 
-  // Packing reads and writes every weight once; an unpacked product is up to three times slower than a packed one.
+  // Packing reads and writes every weight once: an estimate of how many uses repay that.
   const double uses = time.ticks * ceil_div(ceil_div(static_cast<double>(time.batch), plan.grid_rows), tile.rows);
   plan.packed = uses >= 4;
 

@@ -1,4 +1,4 @@
-// Chooses how one call is laid over threads, by a small model of what a tick costs.
+// Chooses how one call is laid over threads, by a small model of what a tick might cost.
 #pragma once
 #include "call.h"
 

@@ -22,7 +22,7 @@ template <class Real> struct ForwardTile {
 };
 
 template <class Real> struct BackwardTile {
-  int rows, units, width;
+  int rows, units;
   int64_t hidden;
   const Real* product;   // [kTileRows][kTileCols] gradient of h or of the stage's operand, or null: zero
   const Real* grad_out;  // the caller's, or null

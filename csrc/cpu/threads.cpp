@@ -14,7 +14,7 @@
 namespace rnn {
 namespace {
 
-constexpr int kSpins = 2000;  // some tens of microseconds: longer than a fair partner is ever late
+constexpr int kSpins = 2000;  // a guess: some tens of microseconds, by the length of a pause instruction
 
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)

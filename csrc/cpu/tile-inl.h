@@ -197,6 +197,7 @@ template <class Real> struct Product {
   Real* bias_of(int64_t block, int gate) const {
     return biases + columns.from(block) * gates + int64_t(gate) * columns.width(block);
   }
+  bool is_narrow(int64_t block) const { return columns.units(block) < kTileCols<Real>; }
   const Real* row(int64_t block, int gate) const { return w + (gate * columns.n + columns.from(block)) * ld; }
 
   // This thread's share of the packing; everybody meets before the first product.
@@ -206,10 +207,9 @@ template <class Real> struct Product {
       int units = columns.units(block), width = columns.width(block);
       for (int g = 0; g < gates; ++g) {
         if (packed && transposed) pack_transposed(row(block, g), ld, K, units, width, panel(block, g));
-        if (packed && !transposed)
-          pack_rows([&](int64_t k) { return w + k * ld + columns.from(block); }, K, units, width, panel(block, g));
-        if (!packed && !transposed && units < kTileCols<Real>)
-          pack_rows([&](int64_t k) { return w + k * ld + columns.from(block); }, K, units, width, panels);
+        if (!transposed && (packed || is_narrow(block)))
+          pack_rows([&](int64_t k) { return w + k * ld + columns.from(block); }, K, units, width,
+                    packed ? panel(block, g) : panels);
         if (biases)
           for (int j = 0; j < width; ++j)
             bias_of(block, g)[j] = bias && j < units ? bias[g * columns.n + columns.from(block) + j] : 0;
@@ -222,10 +222,9 @@ template <class Real> struct Product {
     const Real* init = biases ? bias_of(block, gate) : nullptr;
     if (!packed && transposed) return dots(rows, a, row(block, gate), columns.units(block), init, out, ldo);
     int width = columns.width(block);
-    const Real* right = packed                                   ? panel(block, gate)
-                        : columns.units(block) < kTileCols<Real> ? panels
-                                                                 : w + columns.from(block);
-    int64_t ldb = packed || columns.units(block) < kTileCols<Real> ? width : ld;
+    bool where_it_lies = !packed && !is_narrow(block);
+    const Real* right = where_it_lies ? w + columns.from(block) : packed ? panel(block, gate) : panels;
+    int64_t ldb = where_it_lies ? ld : width;
     TileFn<Real> run = kTiles<Real, false>.at[rows - 1][width / kLanes<Real> - 1];
     // Long sums go in pieces: the error of one chain grows with its length, and a piece of the rows stays in L1.
     constexpr int64_t kPiece = 512;

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..functional import autocasts, layer
+from ..functional import layer
 from ..ops import LAYERS
+from .checks import check
 
 __all__ = ["RNNCell", "LSTMCell", "GRUCell", "MinimalGRUCell"]
 
@@ -75,7 +76,8 @@ class RecurrentCell(nn.Module):
         if not batched and x.dim() != 1:
             raise ValueError(f"input: expected 1 or 2 dimensions, got {x.dim()}")
         weights = self._weights()
-        self._check(x, weights[0], states)
+        shapes = [(*x.shape[:-1], self.hidden_size)] * len(states)
+        check(x, weights[0], self.input_size, states, shapes, wrong_rank=ValueError)
         if not batched:
             x, states = x.unsqueeze(0), [s.unsqueeze(0) for s in states]
         if x.is_cpu or x.is_meta or not hasattr(torch, f"{self.cell}_cell"):
@@ -97,24 +99,6 @@ class RecurrentCell(nn.Module):
             return own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"]
         except KeyError:  # parametrized, or taken over by a hook
             return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-
-    def _check(self, x: Tensor, weight: Tensor, states: Sequence[Tensor]) -> None:
-        """Refuses what torch.nn refuses; the ops check the rest."""
-        if x.dtype != weight.dtype and not autocasts(x):
-            raise RuntimeError(f"input: expected {weight.dtype}, the dtype of the weights, got {x.dtype}")
-        if x.device != weight.device:
-            raise RuntimeError(f"input: expected device {weight.device}, where the weights are, got {x.device}")
-        if x.size(-1) != self.input_size:
-            raise RuntimeError(f"input: expected {self.input_size} features in the last dimension, got {x.size(-1)}")
-        expected = (*x.shape[:-1], self.hidden_size)
-        for n, state in enumerate(states):
-            if state.shape != expected:
-                kind = RuntimeError if state.dim() in (1, 2) else ValueError
-                raise kind(f"hx: expected shape {expected} for state {n}, got {tuple(state.shape)}")
-            if state.dtype != x.dtype and not autocasts(x):
-                raise RuntimeError(f"hx: expected {x.dtype}, the dtype of the input, for state {n}, got {state.dtype}")
-            if state.device != x.device:
-                raise RuntimeError(f"hx: expected device {x.device}, where the input is, got {state.device}")
 
 
 class RNNCell(RecurrentCell):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from ..functional import autocasts, layer
+from ..functional import layer
 from ..ops import LAYERS
+from .checks import check
 
 __all__ = ["RNN", "LSTM", "GRU", "MinimalGRU"]
 
@@ -236,21 +237,8 @@ class Recurrent(nn.Module):
 
     def _check(self, x: Tensor, weights: Weights, states: Sequence[Tensor], rows: tuple[int, ...]) -> None:
         """Refuses what torch.nn refuses; the ops check the rest."""
-        weight = weights[0][0]
-        if x.dtype != weight.dtype and not autocasts(x):
-            raise ValueError(f"input: expected {weight.dtype}, the dtype of the weights, got {x.dtype}")
-        if x.device != weight.device:
-            raise RuntimeError(f"input: expected device {weight.device}, where the weights are, got {x.device}")
-        if x.size(-1) != self.input_size:
-            raise RuntimeError(f"input: expected {self.input_size} features in the last dimension, got {x.size(-1)}")
-        for n, state in enumerate(states):
-            expected = (len(weights), *rows, self._width(n))
-            if state.shape != expected:
-                raise RuntimeError(f"hx: expected shape {expected} for state {n}, got {tuple(state.shape)}")
-            if state.dtype != x.dtype and not autocasts(x):
-                raise RuntimeError(f"hx: expected {x.dtype}, the dtype of the input, for state {n}, got {state.dtype}")
-            if state.device != x.device:
-                raise RuntimeError(f"hx: expected device {x.device}, where the input is, got {state.device}")
+        shapes = [(len(weights), *rows, self._width(n)) for n in range(len(states))]
+        check(x, weights[0][0], self.input_size, states, shapes, wrong_dtype=ValueError)
 
 
 class RNN(Recurrent):
