@@ -6,17 +6,24 @@ grad_b_hh]`` for the loss sum(out * grad). Every contestant gets the same tensor
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
 
 import rnnkernels as rk
+from rnnkernels import reference
+from rnnkernels.ops import LAYERS
+from rnnkernels.options import PLAIN
 from rnnkernels.reference.cells import CELLS
 
 from .cases import Problem
@@ -31,6 +38,7 @@ class Contestant:
     name: str
     call: Call
     prepare_s: float = 0.0  # seconds before the first result: compilation, session creation
+    check: Call | None = None  # where it draws random numbers: the same with given ones, to be checked
 
 
 def makers(problem: Problem, backward: bool, threads: int) -> dict[str, Callable[[], Call]]:
@@ -77,13 +85,16 @@ def warm_compiler() -> None:
 
 
 def finish(
-    forward: Callable[[torch.Tensor], torch.Tensor], problem: Problem, weights: Sequence, backward: bool
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    grad: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    backward: bool,
 ) -> Call:
-    """A call of ``forward`` on x, with the gradients of sum(out * grad) if asked for."""
+    """A call of ``forward`` on x, with the gradients of sum(out * grad) by x and the weights if asked for."""
     if not backward:
-        return lambda: [forward(problem.x)]
-    x = problem.x.clone().requires_grad_()
-    grad = problem.grad
+        return lambda: [forward(x)]
+    x = x.clone().requires_grad_()
 
     def call() -> Sequence[torch.Tensor]:
         out = forward(x)
@@ -113,14 +124,14 @@ def filled(module: nn.Module, problem: Problem, suffix: str) -> tuple[nn.Module,
 def of_module(problem: Problem, cls: type, backward: bool) -> Call:
     module, weights = filled(cls(problem.case.I, problem.case.H), problem, "_l0")
     hx = hx_of(problem, [s.unsqueeze(0) for s in problem.states])
-    return finish(lambda x: module(x, hx)[0], problem, weights, backward)
+    return finish(lambda x: module(x, hx)[0], problem.x, problem.grad, weights, backward)
 
 
 def of_cell(problem: Problem, cls: type, backward: bool) -> Call:
     module, weights = filled(cls(problem.case.I, problem.case.H), problem, "")
     hx = hx_of(problem, problem.states)
     tick = (lambda x: module(x[0], hx)[0]) if len(problem.states) > 1 else (lambda x: module(x[0], hx))
-    return finish(lambda x: tick(x).unsqueeze(0), problem, weights, backward)
+    return finish(lambda x: tick(x).unsqueeze(0), problem.x, problem.grad, weights, backward)
 
 
 def reference_tick(cell: str) -> Callable:
@@ -157,47 +168,101 @@ def of_loop(problem: Problem, tick: Callable, backward: bool) -> Call:
             outs.append(states[0])
         return torch.stack(outs)
 
-    return finish(forward, problem, weights, backward)
+    return finish(forward, problem.x, problem.grad, weights, backward)
 
 
 def of_op(problem: Problem, backward: bool) -> Call:
     """The raw ops, without modules and autograd: what the kernels alone take."""
-    forward = getattr(torch.ops.rnnkernels, problem.cell).default
-    x, weights, states = problem.x, problem.parameters, problem.states
+    layer = LAYERS[problem.cell]
+    x, states = problem.x, problem.states
+    tensors = [x, *problem.parameters, None, None, *states, *[None] * layer.states]
+    config = [None, False, None, None, *PLAIN.flat()]
     if not backward:
-        return lambda: [forward(x, *weights, None, *states, None, False, False)[0]]
-    back = getattr(torch.ops.rnnkernels, problem.cell + "_backward").default
-    no_grads = [None] * len(states)
+        return lambda: [layer.op(*tensors, *config, False, False)[0]]
+    grads = [problem.grad, *[None] * (2 * layer.states - 1)]
 
     def call() -> Sequence[torch.Tensor]:
         with torch.no_grad():
-            out, *_, saved = forward(x, *weights, None, *states, None, False, True)
-            grads = back(problem.grad, *no_grads, x, *weights, None, *states, out, saved, None, False, True, True)
-        return [out, *grads[:5]]
+            out, *_, saved = layer.op(*tensors, *config, True, False)
+            return [out, *layer.op_backward(*grads, *tensors, out, saved, *config, True, True)[:5]]
 
     return call
 
 
-def of_onnxruntime(problem: Problem, threads: int) -> Call:
-    """A one-node ONNX graph; its gates stand in another order than torch's."""
-    import onnxruntime as ort
-    from onnx import TensorProto, helper, numpy_helper
+def of_layer(
+    module: nn.Module, x: torch.Tensor | PackedSequence, hx: Any, grad: torch.Tensor, backward: bool, **keywords: Any
+) -> Call:
+    """Any layer of rnnkernels by its own parameters; grad as out, or as its frames where x is packed."""
+    weights = list(module.parameters())
+    if isinstance(x, PackedSequence):
+        return finish(lambda f: module(x._replace(data=f), hx, **keywords)[0].data, x.data, grad, weights, backward)
+    return finish(lambda x: module(x, hx, **keywords)[0], x, grad, weights, backward)
 
-    T, B, I, H = problem.case.T, problem.case.B, problem.case.I, problem.case.H  # noqa: E741
+
+def by_reference(
+    dtype: torch.dtype,
+    module: nn.Module,
+    x: torch.Tensor | PackedSequence,
+    hx: Any,
+    grad: torch.Tensor,
+    backward: bool,
+    **keywords: Any,
+) -> list[torch.Tensor]:
+    """What ``of_layer`` returns, by the plain torch reference instead of the kernels, in another precision."""
+    twin = copy.deepcopy(module).to(dtype)
+    hx = tuple(s.to(dtype) for s in hx) if isinstance(hx, tuple) else hx.to(dtype)
+    call = of_layer(twin, x.to(dtype), hx, grad.to(dtype), backward, **keywords)
+    with mock.patch.object(rk.functional, "layer", reference.layer), torch.set_grad_enabled(backward):
+        return [t.detach() for t in call()]
+
+
+def of_onnxruntime(problem: Problem, threads: int) -> Call:
+    """Its gates stand in another order than torch's."""
     kind, order, options = {
         "lstm": ("LSTM", [0, 3, 1, 2], {}),  # iofc from i, f, g, o
         "gru": ("GRU", [1, 0, 2], {"linear_before_reset": 1}),  # zrh from r, z, n
         "rnn_tanh": ("RNN", [0], {}),
     }[problem.cell]
+    return onnx_node(kind, order, options, problem.x, problem.parameters, problem.states, threads)
+
+
+def onnx_node(
+    kind: str,
+    order: Sequence[int | None],
+    options: dict[str, Any],
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    states: Sequence[torch.Tensor],
+    threads: int,
+    peepholes: torch.Tensor | None = None,
+) -> Call:
+    """A graph of one recurrent node.
+
+    Args:
+        kind, options: of the node.
+        order: which of our gates each gate of the node is, None for one that is not read.
+        weights: w_ih (G*H,I), w_hh (G*H,H), b_ih (G*H), b_hh (G*H).
+        states: each (B,H).
+        peepholes: (3,H) in ONNX's order i, o, f.
+    """
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    (T, B, I), H = x.shape, weights[1].size(1)
 
     def reordered(weight: torch.Tensor) -> np.ndarray:
-        return np.concatenate([weight.numpy().reshape(len(order), H, -1)[g] for g in order])
+        gates = weight.numpy().reshape(-1, H, *weight.shape[1:])
+        return np.concatenate([np.zeros_like(gates[0]) if g is None else gates[g] for g in order])
 
-    w_ih, w_hh, b_ih, b_hh = map(reordered, problem.parameters)
+    w_ih, w_hh, b_ih, b_hh = map(reordered, weights)
     constants = {"W": w_ih[None], "R": w_hh[None], "B": np.concatenate([b_ih, b_hh]).reshape(1, -1)}
-    state_names = ["initial_h", "initial_c"][: len(problem.states)]
-    outputs = ["Y", "Y_h", "Y_c"][: 1 + len(problem.states)]
-    node = helper.make_node(kind, ["X", "W", "R", "B", "", *state_names], outputs, hidden_size=H, **options)
+    state_names = ["initial_h", "initial_c"][: len(states)]
+    inputs = ["X", "W", "R", "B", "", *state_names]
+    if peepholes is not None:
+        constants["P"] = peepholes.numpy().reshape(1, -1)
+        inputs.append("P")
+    outputs = ["Y", "Y_h", "Y_c"][: 1 + len(states)]
+    node = helper.make_node(kind, inputs, outputs, hidden_size=H, **options)
 
     def info(name: str, *shape: int):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
@@ -214,5 +279,5 @@ def of_onnxruntime(problem: Problem, threads: int) -> Call:
     settings.intra_op_num_threads = threads  # spinning is left at its default
     settings.inter_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    feeds = {"X": problem.x.numpy(), **{n: s.numpy()[None] for n, s in zip(state_names, problem.states, strict=True)}}
+    feeds = {"X": x.numpy(), **{n: s.numpy()[None] for n, s in zip(state_names, states, strict=True)}}
     return lambda: [session.run(None, feeds)[0][:, 0]]

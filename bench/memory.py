@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+import rnnkernels as rk
+
 from .cases import Case, Problem
 from .contestants import makers
 
@@ -47,6 +49,25 @@ def peak_growth(name: str, cell: str, case: Case, backward: bool, threads: int) 
     return peak - before
 
 
+def recompute_growth(cls: str, case: Case, threads: int) -> int:
+    """Bytes a training step of this layer of rnnkernels adds beyond inputs, outputs, weights and their gradients."""
+    torch.set_num_threads(threads)
+
+    def step(T: int, B: int, I: int, H: int) -> int:
+        module = getattr(rk, cls)(I, H, activations="recompute")
+        x, grad = torch.randn(T, B, I, requires_grad=True), torch.randn(T, B, H)
+        RESET.write_text("5")  # VmHWM = VmRSS
+        before = resident("VmRSS")
+        out, hx = module(x)
+        grads = torch.autograd.grad(out, [x, *module.parameters()], grad)
+        peak = resident("VmHWM")
+        states = hx if isinstance(hx, tuple) else [hx]
+        return peak - before - sum(t.nbytes for t in (out, *states, *grads))
+
+    step(20, 2, 3, 4)
+    return step(case.T, case.B, case.I, case.H)
+
+
 def in_a_process(name: str, cell: str, case: Case, mode: str, threads: int = 2) -> int:
     """``peak_growth`` measured in a fresh process."""
     words = [name, cell, mode, str(threads), *map(str, (case.T, case.B, case.I, case.H))]
@@ -64,4 +85,8 @@ def in_a_process(name: str, cell: str, case: Case, mode: str, threads: int = 2) 
 
 if __name__ == "__main__":
     name, cell, mode, threads, *sizes = sys.argv[1:]
-    print(peak_growth(name, cell, Case(*map(int, sizes)), mode == "training", int(threads)))
+    case = Case(*map(int, sizes))
+    if name == "recompute":
+        print(recompute_growth(cell, case, int(threads)))
+    else:
+        print(peak_growth(name, cell, case, mode == "training", int(threads)))

@@ -12,11 +12,12 @@ from rnnkernels import _C
 from .cases import GATES, Case, Problem, flop
 from .contestants import contestants, makers
 from .timing import Others, fma_peak, interleave, summary
+from .variants import VARIANTS, Trial
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.quick", description=__doc__)
-    parser.add_argument("cell", choices=sorted(GATES))
+    parser.add_argument("cell", choices=[*sorted(GATES), *VARIANTS], metavar="CELL", help="one of %(choices)s")
     parser.add_argument("T", type=int)
     parser.add_argument("B", type=int)
     parser.add_argument("H", type=int)
@@ -33,36 +34,40 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     case = Case(args.T, args.B, args.input or args.H, args.H)
-    problem = Problem(args.cell, case)
     if args.isa:
         rk.set_isa(args.isa)
-    every = makers(problem, args.bwd, args.threads)
+    problem = Problem(args.cell, case) if args.cell in GATES else Trial(args.cell, case)
+    every = makers(problem, args.bwd, args.threads) if args.cell in GATES else problem.makers(args.bwd, args.threads)
     only = args.only.split(",") if args.only else [name for name in every if name != "compiled loop"]
     if unknown := set(only) - set(every):
         parser.error(f"--only: no {', '.join(sorted(unknown))} in this row, only {', '.join(every)}")
-    entrants = contestants(problem, args.bwd, args.threads, set(every) - set(only))
+    skip = set(every) - set(only)
+    if args.cell in GATES:
+        entrants = contestants(problem, args.bwd, args.threads, skip)
+    else:
+        entrants = problem.contestants(args.bwd, args.threads, skip)
     peak, source = fma_peak(args.threads)
     with Others() as others:
         times = interleave(entrants, args.seconds, args.bwd)
     kernel = _last_kernel(entrants, args.bwd)
-    gflop = flop(args.cell, case, args.bwd) / 1e9
+    gflop = flop(args.cell, case, args.bwd) / 1e9 if args.cell in GATES else None
     print(
         f"{args.cell} {case} {'forward+backward' if args.bwd else 'inference'}, {args.threads} threads, "
         f"peak {peak:.0f} GFLOP/s ({source}), others used {others.cores:.1f} cores{kernel}"
     )
     ours = summary(times[entrants[-1].name])["median"]
     with torch.inference_mode(not args.bwd):
-        results = {e.name: [torch.as_tensor(t).detach() for t in e.call()] for e in entrants}
+        results = {e.name: [torch.as_tensor(t).detach() for t in (e.check or e.call)()] for e in entrants}
     first = entrants[0].name
     for name, seconds in times.items():
         s = summary(seconds)
-        rate = gflop / s["median"]
+        rate = f"{gflop / s['median']:7.1f} GFLOP/s {gflop / s['median'] / peak:6.1%}" if gflop else ""
         apart = max(
             float((t - f).abs().max() / f.abs().max()) for t, f in zip(results[name], results[first], strict=True)
         )
         print(
             f"  {name:16s} {s['median'] * 1e3:9.3f} ms [{s['q1'] * 1e3:.3f}, {s['q3'] * 1e3:.3f}] x{s['rounds']:<3d}"
-            f"{rate:7.1f} GFLOP/s {rate / peak:6.1%}  {s['median'] / ours:6.2f}x the last's  {apart:.0e} from {first}"
+            f"{rate}  {s['median'] / ours:6.2f}x the last's  {apart:.0e} from {first}"
         )
 
 

@@ -12,10 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .cases import GRID, Case
+from .cases import VARIANTS as VARIANT_CASES
 from .contestants import TORCH
 from .memory import MIB
+from .options import GROUPS, LONG, Option
+from .reasons import REASONS
 from .results import FOLDER
 from .timing import BUSY_CORES
+from .variants import VARIANTS
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -28,7 +32,12 @@ PEERS = {
     "onnxruntime": "ONNX Runtime",
     "eager loop": "eager loop",
     "compiled loop": "compiled loop",
+    "TorchScript": "TorchScript",
 }
+VARIANT_TARGETS = {"training": (5.0, 1.9), "inference": (4.0, 1.7)}  # geometric mean and least over the best peer
+TRUNCATED = 1.8  # times faster than the full gradient's backward
+ONLINE_US = 150.0
+VARIANT_PEERS = ("eager loop", "TorchScript", "compiled loop", "onnxruntime")
 
 
 class Run:
@@ -63,6 +72,31 @@ class Run:
         found = {case: self.find(cell, case, mode, threads) for case in GRID if case.T > 1}
         return {case: ratio(row, peer, ours) for case, row in found.items() if row and ratio(row, peer, ours)}
 
+    def variant(self, name: str, mode: str) -> dict[Case, dict]:
+        """The rows of a variant by case."""
+        found = {case: self.rows.get(f"variant {name} {case} {mode}") for case in VARIANT_CASES}
+        return {case: row for case, row in found.items() if row}
+
+    def over_best(self, name: str, mode: str) -> dict[Case, float]:
+        """The best peer's median over ours by case."""
+        return {case: ratio(row, best_peer(row)) for case, row in self.variant(name, mode).items()}
+
+    def options(self, group: str, mode: str) -> dict[Case, dict]:
+        """The rows of a family of options by case."""
+        found = {case: self.rows.get(f"option {group} {case} {mode}") for case in (*VARIANT_CASES, LONG)}
+        return {case: row for case, row in found.items() if row}
+
+    def cost(self, group: str, name: str, mode: str) -> dict[Case, float]:
+        """The time of an option over that of its plain layer, by case."""
+        base = GROUPS[group][name].base
+        found = {case: ratio(row, name, base) for case, row in self.options(group, mode).items()}
+        return {case: value for case, value in found.items() if value}
+
+    def truncated(self) -> dict[Case, float]:
+        """How many times faster the truncated backward is, by case."""
+        found = {case: self.rows.get(f"truncated {case}") for case in VARIANT_CASES}
+        return {case: ratio(row, "full", "truncated") for case, row in found.items() if row}
+
     def kind(self, kind: str) -> list[dict]:
         return [row for key, row in self.rows.items() if key.startswith(kind + " ")]
 
@@ -70,6 +104,12 @@ class Run:
 def ratio(row: dict, peer: str, ours: str = "rnnkernels") -> float | None:
     times = row["times"]
     return times[peer]["median"] / times[ours]["median"] if peer in times and ours in times else None
+
+
+def best_peer(row: dict) -> str:
+    """The fastest of a row's peers."""
+    times = row["times"]
+    return min((who for who in times if not who.startswith("rnnkernels")), key=lambda who: times[who]["median"])
 
 
 def share(row: dict, who: str = "rnnkernels") -> float:
@@ -104,15 +144,31 @@ def ms(t: dict) -> str:
     return f"{t['median'] * 1e3:.3g} [{t['q1'] * 1e3:.3g}, {t['q3'] * 1e3:.3g}]"
 
 
+def us(t: dict) -> str:
+    return f"{t['median'] * 1e6:.0f} [{t['q1'] * 1e6:.0f}, {t['q3'] * 1e6:.0f}]"
+
+
 # --- the targets ----------------------------------------------------------------------------------------------------
 
 
+def verdict(what: str, target: str, measured: str, met: bool | None) -> list[str]:
+    """A line of the targets; met is None where nothing was measured."""
+    word = "not measured" if met is None else "yes" if met else "**no**"
+    return [what, target, measured, word, REASONS.get(what, "") if met is False else ""]
+
+
+def target_table(lines: list[list[str]]) -> str:
+    """With a column of reasons where there are any."""
+    width = 5 if any(line[4] for line in lines) else 4
+    return table(["", "target", "measured", "met", "why not"][:width], [line[:width] for line in lines], numbers=False)
+
+
 def targets(run: Run) -> list[list[str]]:
-    """Every target beside what was measured: [what, target, measured, met]."""
+    """Every target beside what was measured: [what, target, measured, met, why not]."""
     lines: list[list[str]] = []
 
     def line(what: str, target: str, measured: str, met: bool | None) -> None:
-        lines.append([what, target, measured, "not measured" if met is None else "yes" if met else "**no**"])
+        lines.append(verdict(what, target, measured, met))
 
     def speed(cell: str, peer: str, mode: str, mean: float | None, floor: float) -> None:
         found = run.speedups(cell, peer, mode)
@@ -201,6 +257,78 @@ def targets(run: Run) -> list[list[str]]:
             measured = f"{min(found.values()):.0%} to {found[worst]:.0%} of it ({worst})"
         line(f"peak memory, {MODES[mode]}", target, measured, max(found.values()) <= 1 if found else None)
     return lines
+
+
+def variant_targets(run: Run) -> list[list[str]]:
+    """The same of variants, options and online learning."""
+    lines: list[list[str]] = []
+
+    def line(what: str, target: str, measured: str, met: bool | None) -> None:
+        lines.append(verdict(what, target, measured, met))
+
+    for mode, (mean, floor) in VARIANT_TARGETS.items():
+        for name, variant in VARIANTS.items():
+            if mode not in variant.modes:
+                continue
+            what, target = f"{name} over the best peer: {MODES[mode]}", f"mean >= {mean:g}x, no row below {floor}x"
+            found = run.over_best(name, mode)
+            if not found:
+                line(what, target, "", None)
+                continue
+            average, (worst, least) = geometric(found.values()), min(found.items(), key=lambda item: item[1])
+            absent = len(variant.cases) - len(found)
+            missing = f", {absent} rows not measured" if absent > 0 else ""
+            measured = f"mean {average:.2f}x, least {least:.2f}x ({worst}){missing}"
+            line(what, target, measured, average >= mean and least >= floor)
+
+    for group, name, option, mode in limits():
+        found = run.cost(group, name, mode)
+        what, measured = f"{name} over {option.base}: {MODES[mode]}", ""
+        if found:
+            worst = max(found, key=found.get)
+            measured = f"mean {geometric(found.values()):.2f}x, most {found[worst]:.2f}x ({worst})"
+        line(what, limit_of(option), measured, max(found.values()) <= option.most if found else None)
+
+    found = run.truncated()
+    measured = ""
+    if found:
+        worst = min(found, key=found.get)
+        measured = f"mean {geometric(found.values()):.2f}x, least {found[worst]:.2f}x ({worst})"
+    line(
+        "truncated backward of LSTM1997 over its full gradient's",
+        f"at least {TRUNCATED}x faster",
+        measured,
+        min(found.values()) >= TRUNCATED if found else None,
+    )
+
+    for gradient in ("full", "truncated"):
+        row = run.rows.get(f"online {gradient}")
+        ours = row["times"]["rnnkernels"]["median"] * 1e6 if row else math.nan
+        measured = f"{ours:.0f} us; torch.nn.LSTM {row['times']['torch']['median'] * 1e6:.0f} us" if row else ""
+        what = f"LSTM1997 of 12 units, {gradient} gradient, a sequence of 12 ticks"
+        line(what, f"at most {ONLINE_US:.0f} us", measured, ours <= ONLINE_US if row else None)
+
+    rows = run.kind("recompute")
+    measured = ", ".join(f"{row['cell']} {row['bytes'] / MIB:.0f} MiB" for row in rows)
+    met = all(row["bytes"] <= row["bound"] for row in rows) if rows else None
+    line(
+        "recompute: memory of a training step",
+        "at most 128 MiB beyond inputs, outputs, weights, gradients",
+        measured,
+        met,
+    )
+    return lines
+
+
+def limits() -> list[tuple[str, str, Option, str]]:
+    """Group, name and option of everything that has a limit, by mode."""
+    named = [(group, name, option) for group, options in GROUPS.items() for name, option in options.items()]
+    return [(*each, mode) for each in named if each[2].base for mode in each[2].modes]
+
+
+def limit_of(option: Option) -> str:
+    """The limit in words."""
+    return f"at most {option.most:g}x" if option.most > 0.64 else f"at least {1 / option.most:.1f}x faster"
 
 
 def case_of(row: dict) -> Case:
@@ -309,6 +437,63 @@ def memory_table(run: Run) -> str:
     return table(["peak MiB of one call", "rnnkernels", "torch.nn", "outputs + weights + 8 MiB"], body) if body else ""
 
 
+def variant_table(run: Run, name: str) -> str:
+    body = []
+    for mode in MODES:
+        for case, row in run.variant(name, mode).items():
+            times, best = row["times"], best_peer(row)
+            body.append(
+                [
+                    f"{case}, {MODES[mode]}{unquiet(row)}",
+                    ms(times["rnnkernels"]),
+                    PEERS[best],
+                    times_x(ratio(row, best), VARIANT_TARGETS[mode][1]),
+                    *(f"{times[who]['median'] * 1e3:.3g}" if who in times else "" for who in VARIANT_PEERS),
+                ]
+            )
+    if not body:
+        return ""
+    head = ["case", "rnnkernels ms [quartiles]", "best peer", "over it", *(f"{PEERS[w]} ms" for w in VARIANT_PEERS)]
+    return f"#### {name}\n\n" + table(head, body)
+
+
+def option_table(run: Run, group: str, mode: str) -> str:
+    rows = run.options(group, mode)
+    if not rows:
+        return ""
+    body = []
+    for name, option in GROUPS[group].items():
+        if mode not in option.modes:
+            continue
+        line = [name, option.base or "", limit_of(option) if option.base else ""]
+        for row in rows.values():
+            time = row["times"].get(name)
+            over = ratio(row, name, option.base) if option.base else None
+            text = "" if over is None else f"**{over:.2f}x** " if over > option.most else f"{over:.2f}x "
+            line.append(f"{text}({time['median'] * 1e3:.3g} ms)" if time else "")
+        body.append(line)
+    head = ["", "time over", "limit", *(f"{case}{unquiet(row)}" for case, row in rows.items())]
+    return f"#### {group}, {MODES[mode]}\n\n" + table(head, body)
+
+
+def truncated_table(run: Run) -> str:
+    body = []
+    for row in run.kind("truncated"):
+        times = row["times"]
+        faster = times_x(ratio(row, "full", "truncated"), TRUNCATED)
+        body.append([f"{case_of(row)}{unquiet(row)}", ms(times["full"]), ms(times["truncated"]), faster])
+    return table(["backward of LSTM1997", "full ms [quartiles]", "truncated ms", "faster"], body) if body else ""
+
+
+def online_table(run: Run) -> str:
+    who = {"rnnkernels": "LSTM1997", "rnnkernels LSTM": "rk.LSTM", "torch": "torch.nn.LSTM"}
+    body = [
+        [f"{row['gradient']} gradient{unquiet(row)}", *(us(row["times"][w]) for w in who)] for row in run.kind("online")
+    ]
+    head = ["forward + backward of a sequence, one thread", *(f"{name} us [quartiles]" for name in who.values())]
+    return table(head, body) if body else ""
+
+
 def section(run: Run) -> str:
     h = run.header
     dates = sorted(row["date"][:10] for row in run.rows.values())
@@ -326,24 +511,45 @@ def section(run: Run) -> str:
             f"peak on {n} thread{'s' * (n > 1)} {rate:.0f} GFLOP/s ({how})" for n, (rate, how) in sorted(peaks.items())
         ),
     ]
+    facts = [fact for fact in facts if fact]
+    shared = [row for row in run.rows.values() if "other_cores" in row and row not in run.layers]
     facts.append(
-        f"{quiet} of {len(run.layers)} rows of the grid on a quiet machine; "
-        f"† marks those beside which others used more than {BUSY_CORES} cores"
+        f"{quiet} of {len(run.layers)} rows of the grid and {sum(not unquiet(row) for row in shared)} of {len(shared)} "
+        f"others on a quiet machine; † marks those beside which others used more than {BUSY_CORES} cores"
     )
     if compiled:
         facts.append(f"compiling one tick took {min(compiled):.1f} to {max(compiled):.1f} s a row, not in the times")
+    variants = run.kind("variant")
+    for who in ("compiled loop", "TorchScript"):
+        seconds = [t["prepare"] for row in variants if (t := row["times"].get(who))]
+        if seconds:
+            facts.append(
+                f"variants: {who} took {min(seconds):.1f} to {max(seconds):.1f} s to prepare a row, not in the times"
+            )
+    if variants:
+        loops = sum("compiled loop" in row["times"] for row in variants)
+        facts.append(f"the tick was compiled for {loops} of {len(variants)} rows of the variants")
     parts = [
         f"## {run.title}\n",
         "\n".join(f"- {fact}" for fact in facts) + "\n",
-        f"![{run.name}](results/{run.name}.png)\n",
+        f"![{run.name}](results/{run.name}.png)\n" if run.layers else "",
         "### Targets (two threads)\n",
-        table(["", "target", "measured", "met"], targets(run), numbers=False),
+        target_table(targets(run)),
+        "### Targets of variants and options (two threads; a sequence at a time: one)\n",
+        target_table(variant_targets(run)),
         "### One tick\n",
         tick_table(run),
         "### Beside two busy processes\n",
         busy_table(run),
         "### Peak memory\n",
         memory_table(run),
+        "### A sequence at a time\n",
+        online_table(run),
+        "### Variants, two threads\n",
+        *(variant_table(run, name) for name in VARIANTS),
+        "### Options over the plain layer, two threads\n",
+        *(option_table(run, group, mode) for group in GROUPS for mode in MODES),
+        truncated_table(run),
         "### The grid\n",
     ]
     parts += [grid_table(run, cell, mode, n) for cell in run.cells for mode in MODES for n in (2, 1)]
@@ -358,6 +564,13 @@ rnnkernels'; **bold** marks what loses. GFLOP/s count the layer's products, 2 T 
 forward + backward, whose loss is sum(out * a fixed gradient) with gradients of inputs and weights. The compiled loop is
 one tick under torch.compile in a Python loop over T. Every row's output and gradients were held against a float64
 reference before timing.
+
+Peers of the variants are loops over the ticks with the input product hoisted and the gates in one product
+(bench/loops.py): eager, under TorchScript, and with the tick under torch.compile, this last for part of the rows, since
+compiling takes longer than timing one; and ONNX Runtime where it has the cell, in inference. The best of them counts.
+Loops of a layer with random masks draw theirs in every call, as the layer does. An option's time is divided by the
+plain layer's in the same rounds; lengths are spread evenly over 1 to T, and packed rows of such lengths are compared
+with a padded call of as many frames.
 """
 
 
@@ -447,7 +660,37 @@ def readme_block(runs: list[Run]) -> str:
             f"torch {run.header['software']['torch']}. Speed-up over the peer, geometric mean (least to most) over the "
             "grid:\n\n" + table(["layer", *(head for head, *_ in columns)], body)
         )
+        parts += variant_summary(run)
     return "\n".join(parts)
+
+
+def variant_summary(run: Run) -> list[str]:
+    """The variants over their best peers, and what options cost, in as few lines as may be; [] where not measured."""
+    body = []
+    for name in VARIANTS:
+        line = [f"`{name}`" if name.isidentifier() or "(" in name else name]
+        for mode in MODES:
+            found = run.over_best(name, mode).values()
+            text = f"{geometric(found):.1f}x ({times_x(min(found))} to {max(found):.1f}x)" if len(found) > 1 else ""
+            line.append(text or "".join(times_x(v) for v in found) or "-")
+        if line[1:] != ["-", "-"]:
+            body.append(line)
+    costs = {}
+    for group, name, option, mode in limits():
+        found = run.cost(group, name, mode).values()
+        if mode == "training" and found:
+            costs.setdefault(option.base, []).append(f"{name} {geometric(found):.2f}x")
+    parts = []
+    if body:
+        cases = ", ".join(str(tuple(getattr(case, axis) for axis in "TBIH")) for case in VARIANT_CASES)
+        parts.append(
+            f"Variants over the best of an eager loop, TorchScript, torch.compile of the tick and, in inference, ONNX "
+            f"Runtime; (T, B, I, H) = {cases}:\n\n" + table(["layer", *MODES.values()], body)
+        )
+    if costs:
+        said = [f"- over {base}: {', '.join(each)}" for base, each in costs.items()]
+        parts.append("Time of options, forward + backward, mean:\n\n" + "\n".join(said) + "\n")
+    return parts
 
 
 def write_readme(runs: list[Run]) -> bool:
@@ -463,14 +706,15 @@ def write_readme(runs: list[Run]) -> bool:
 
 def main() -> None:
     runs = [Run(path) for path in sorted(FOLDER.glob("*.json"), reverse=True) if not path.stem.endswith("-quick")]
-    runs = [run for run in runs if run.layers]
+    runs = [run for run in runs if run.rows]
     if not runs:
         raise SystemExit(f"no results in {FOLDER}: run `make bench` first")
-    for run in runs:
+    plotted = [run for run in runs if run.layers]
+    for run in plotted:
         plot(run)
     (HERE / "RESULTS.md").write_text(HEAD + "\n" + "\n".join(section(run) for run in runs))
     print(
-        f"wrote {HERE / 'RESULTS.md'} and {len(runs)} plot(s)"
+        f"wrote {HERE / 'RESULTS.md'} and {len(plotted)} plot(s)"
         + (
             ", and the table of README.md"
             if write_readme(runs)

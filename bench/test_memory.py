@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from .cases import MEMORY, Case, Problem, row_of
+from .cases import MEMORY, Case, Problem, row_of, square
 from .contestants import TORCH
 from .memory import MIB, RESET, in_a_process
 
+LINUX = pytest.mark.skipif(not RESET.exists(), reason="peak memory is read from Linux's /proc")
 
-@pytest.mark.skipif(not RESET.exists(), reason="peak memory is read from Linux's /proc")
+
+@LINUX
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize(
     "case", [pytest.param(c, marks=[pytest.mark.quick] * (c == MEMORY[0]), id=str(c)) for c in MEMORY]
@@ -33,3 +35,13 @@ def inference_bound(cell: str, case: Case) -> int:
     problem = Problem(cell, case)
     outputs = problem.grad.numel() + sum(s.numel() for s in problem.states)
     return 4 * (outputs + sum(w.numel() for w in problem.parameters)) + 8 * MIB
+
+
+@LINUX
+@pytest.mark.parametrize("cls", ["LSTM", "GRU", "LayerNormLSTM"])
+def test_recompute_memory(results, say, cls):
+    """A long sequence in O(sqrt(T)): what a training step takes beyond what every training step has."""
+    case = square(10_000, 32, 256)
+    bytes_ = in_a_process("recompute", cls, case, "training")
+    results.add(f"recompute {cls}", {**row_of(cls, case, "training", 2), "bytes": bytes_, "bound": 128 * MIB})
+    say(f"recompute {cls} {case}: {bytes_ / MIB:.1f} MiB beyond inputs, outputs, weights and gradients (bound 128)")

@@ -24,9 +24,17 @@ py::list cells() {
     d["name"] = f.name;
     d["gates"] = f.gates;
     d["states"] = f.states;
-    d["saved_rows"] = f.kept_rows(false);
+    d["saved_rows"] = rnn::Kept(f, false, false).rows;
+    d["scales"] = rnn::Kept(f, false, false).scales;
     d["stages"] = f.stages;
     d["projection"] = f.projection;
+    d["parameters"] = f.parameters;
+    d["fed"] = f.fed;
+    d["cell_state"] = f.cell;
+    d["first_input"] = f.first_input;
+    d["first_bias_ih"] = f.first_bias_ih;
+    d["first_bias_hh"] = f.first_bias_hh;
+    d["shared"] = f.shared;
     list.append(d);
   }
   return list;
@@ -72,5 +80,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("get_isa", [] { return rnn::isa_name(rnn::current_isa()); });
   m.def("set_isa", [](std::optional<std::string> name) { rnn::set_isa(name.value_or("")); }, py::arg("name"));
   m.def("last_kernel", &last_kernel);
+  m.def("recompute_piece", &rnn::recompute_piece, py::arg("ticks"), py::arg("batch"), py::arg("numbers"));
   m.def("build_info", &build_info);
 }

@@ -1,5 +1,6 @@
 // What bind.cpp asks of ops.cpp besides the registrations that loading does.
 #pragma once
+#include <cstdint>
 #include <string>
 
 namespace rnn {
@@ -10,5 +11,8 @@ struct LastKernel {
 };
 
 LastKernel last_kernel();
+
+// Ticks that are run anew at a time where activations are recomputed: about the root of all, or as many as are small.
+int64_t recompute_piece(int64_t ticks, int64_t batch, int64_t numbers);
 
 }  // namespace rnn

@@ -8,6 +8,7 @@ backward, forward mode) goes through the plain torch reference, with one warning
 
 import functools
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from . import _C, reference
+from .options import PLAIN, Options
 
 __all__ = ["LAYERS", "Layer", "warn_once"]
 
@@ -30,19 +32,45 @@ def warn_once(message: str) -> None:
 class Layer:
     """One direction of one layer of one cell: its pair of ops, and how torch differentiates and batches them.
 
-    Arguments stand in one order everywhere: the tensors x, w_ih, w_hh, b_ih, b_hh, w_hr, *states; batch_sizes; reverse.
+    Arguments stand in one order everywhere: the tensors x, w_ih, w_hh, b_ih, b_hh, w_hr, unit, *states, *reset states;
+    then the configuration: batch_sizes, reverse, lengths, resets, and what `Options.flat` gives.
     Shapes are those of `rnnkernels.functional.layer`.
 
     Attributes:
         name: the cell's, and its op's.
-        gates, states, saved_rows: how many of each (G, S, and rows of H saved for backward; one more with w_hr, one
-            more in half precision).
+        gates, states: how many of each (G, S).
+        saved_rows, scales: numbers saved of a frame for backward are saved_rows * H + scales; and H more with w_hr, with
+            zoneout of the cell state, and in half precision.
         projection: whether w_hr may be given.
+        parameters: H-vectors in `unit`.
+        fed: states, from the first, that may feed back; 0: no recurrent product.
+        cell_state: index of the cell state, 0: none.
+        first_input, first_bias_ih, first_bias_hh: gates before it have no rows in w_ih, b_ih, b_hh.
+        shared: gates, as bits, that the cells of a memory block share.
     """
 
-    def __init__(self, name: str, gates: int, states: int, saved_rows: int, projection: bool, **_: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        gates: int,
+        states: int,
+        saved_rows: int,
+        scales: int,
+        projection: bool,
+        parameters: int,
+        fed: int,
+        cell_state: int,
+        first_input: int,
+        first_bias_ih: int,
+        first_bias_hh: int,
+        shared: int,
+        **_: Any,
+    ) -> None:
         self.name, self.gates, self.states = name, gates, states
-        self.saved_rows, self.projection = saved_rows, projection
+        self.saved_rows, self.scales, self.projection, self.parameters = saved_rows, scales, projection, parameters
+        self.fed, self.cell_state, self.first_input = fed, cell_state, first_input
+        self.first_bias_ih, self.first_bias_hh, self.shared = first_bias_ih, first_bias_hh, shared
+        self.tensors = 7 + 2 * states
         self.op = getattr(torch.ops.rnnkernels, name).default
         self.op_backward = getattr(torch.ops.rnnkernels, f"{name}_backward").default
 
@@ -62,7 +90,9 @@ class Layer:
             f"rnnkernels::{name}_double_backward",
             functools.partial(_above_autograd, self._double),
             mutates_args=(),
-            schema="(Tensor[] tensors, int[] where, Tensor[] grads, int[] arrived, Tensor? batch_sizes, bool reverse)"
+            schema="(Tensor[] tensors, int[] where, Tensor[] grads, int[] arrived, Tensor? batch_sizes, bool reverse, "
+            "Tensor? lengths, Tensor? resets, Tensor? seed, Tensor? zoneout_mask, Tensor? zoneout_cell_mask, "
+            "Tensor? recurrent_mask, Tensor? input_mask, Tensor? weight_mask, float[] numbers, int[] choices)"
             " -> Tensor[]",
         )
         opaque.register_fake(lambda tensors, *_: [torch.empty_like(t) for t in tensors])
@@ -91,35 +121,67 @@ class Layer:
                 return self._vmap(Fused.apply, *args)
 
         self.apply, self.apply_grad = Fused.apply, FusedGrad.apply
+        # Outside `torch.func`, without its look at every argument, which costs a short sequence a tenth of its time.
+        self.apply_plain = super(Function, Fused).apply
 
-    def __call__(self, *args: Any) -> tuple[Tensor, ...]:
-        """Runs `args` (see the class), saving for backward only what somebody may ask for: `(out, *final states)`."""
+    def __call__(self, *args: Any, all_states: bool = False) -> tuple[Tensor, ...]:
+        """Runs `args` (see the class), saving for backward only what somebody may ask for.
+
+        `args` may end with the tensors: the configuration is then a layer's without any option, from first to last tick.
+        Returns `(out, *final states)`, with `all_states` the sequences of the states but the first as well.
+        """
+        eager = not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed())
+        derived = torch.is_grad_enabled() and _any_requires_grad(args)
+        if len(args) == self.tensors:
+            if eager and not derived:  # what is left out costs nothing, and a tick is short
+                return self.run(*args)[: 1 + self.states]
+            args = (*args, None, False, None, None, *PLAIN.flat())
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             # An exported program is mostly served: it saves nothing, and backward recomputes should somebody train it.
             exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
-            return self.op(*args, torch.is_grad_enabled() and not exported and _any_requires_grad(args))[:-1]
-        if _is_transformed():
-            return self.apply(*args, torch.is_grad_enabled())[:-1]
-        if torch.is_grad_enabled() and _any_requires_grad(args):
-            return self.apply(*args, True)[:-1]
-        return self.run(*args, False)[:-1]
+            results = self.op(*args, derived and not exported, all_states)
+        elif _is_transformed():
+            results = self.apply(*args, torch.is_grad_enabled(), all_states)
+        elif derived:
+            results = self.apply_plain(*args, True, all_states)
+        else:
+            results = self.run(*args, False, all_states)
+        return results[: -1 if all_states else 1 + self.states]
 
     # Shapes
 
+    def _saved_shape(self, tensors: Sequence[Tensor | None], config: tuple, save: bool) -> tuple[int, ...]:
+        x, w_hr, states = tensors[0], tensors[5], tensors[7 : 7 + self.states]
+        batch_sizes, options = config[0], Options.of_flat(*config[4:])
+        hidden = states[0].size(1) if w_hr is None else w_hr.size(1)
+        half = x.dtype in (torch.bfloat16, torch.float16)
+        if not save:
+            return (0,)
+        raw = self.cell_state > 0 and (options.zoneout_cell > 0 or options.masks.zoneout_cell is not None)
+        rows = self.saved_rows + (w_hr is not None) + raw
+        if options.recompute:  # whose shape depends on the sizes' values
+            ticks, batch = int(x.size(0) if batch_sizes is None else batch_sizes.size(0)), int(states[0].size(0))
+            piece = options.recompute
+            if piece == 1:
+                piece = _C.recompute_piece(ticks, batch, rows * int(hidden) + self.scales)
+            return (-(-ticks // piece), batch * (states[0].size(1) + (self.states - 1) * hidden))
+        rows += half  # h before it is rounded
+        return (x.size(0) * x.size(1) if x.dim() == 3 else x.size(0), rows * hidden + self.scales)
+
     def _fake(self, *args: Any) -> tuple[Tensor, ...]:
-        x, _, w_hh, _, _, w_hr, *states, _, _, save = args
-        frames = x.size(0) * x.size(1) if x.dim() == 3 else x.size(0)
+        *args, save, all_states = args
+        tensors, config = args[: self.tensors], args[self.tensors :]
+        x, states = tensors[0], tensors[7 : 7 + self.states]
         wide = torch.promote_types(x.dtype, torch.float32)
-        rows = self.saved_rows + (w_hr is not None) + (wide != x.dtype)  # the last: h before it is rounded
-        saved = (frames, rows, w_hh.size(0) // self.gates) if save else (0,)
         return (
-            x.new_empty((*x.shape[:-1], w_hh.size(1))),
+            x.new_empty((*x.shape[:-1], states[0].size(1))),
             *(s.new_empty(s.shape) for s in states),
-            x.new_empty(saved, dtype=wide),
+            *(x.new_empty((*x.shape[:-1], s.size(1)) if all_states else (0,)) for s in states[1:]),
+            x.new_empty(self._saved_shape(tensors, config, save), dtype=wide),
         )
 
     def _backward_fake(self, *args: Any) -> tuple[Tensor, ...]:
-        *tensors, _, _, _, _, needs_x, needs_w = args[1 + self.states :]
+        tensors, needs_x, needs_w = args[2 * self.states :][: self.tensors], *args[-2:]
         return tuple(
             tensors[0].new_empty(t.shape if given else (0,))
             for t, given in zip(tensors, self._given(tensors, needs_x, needs_w), strict=True)
@@ -127,24 +189,29 @@ class Layer:
 
     def _given(self, tensors: Sequence[Tensor | None], needs_x: bool, needs_w: bool) -> list[bool]:
         """Which gradients the backward op computes; the others come back with shape (0,)."""
-        needs = (needs_x, *[needs_w] * 5, *[True] * self.states)
+        needs = (needs_x, *[needs_w] * 6, *[True] * 2 * self.states)
         return [need and t is not None for need, t in zip(needs, tensors, strict=True)]
 
     # The first derivative is the backward op
 
     def _setup(self, ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        *tensors, batch_sizes, ctx.reverse, ctx.save = inputs
+        *inputs, ctx.save, ctx.all_states = inputs
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(output[-1])
-        _save(ctx, *tensors, output[0], output[-1], batch_sizes)
+        ctx.mark_non_differentiable(*(output[-1:] if ctx.all_states else output[1 + self.states :]))
+        tensors, ctx.config = _split(inputs, self.tensors)
+        _save(ctx, *tensors, output[0], output[-1])
 
     def _backward(self, backward: Callable, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, out, saved, batch_sizes = ctx.saved_tensors
+        saved_tensors = ctx.saved_tensors
+        tensors, rest, config = _join(saved_tensors, self.tensors, 2, ctx.config)
+        out, saved = rest
         needs = ctx.needs_input_grad
         if not ctx.save:
-            saved = self.op(*tensors, batch_sizes, ctx.reverse, True)[-1]
-        result = backward(*grads[:-1], *tensors, out, saved, batch_sizes, ctx.reverse, needs[0], any(needs[1:6]))
-        return *(g if need else None for g, need in zip(result, needs)), None, None, None
+            saved = self.op(*tensors, *config, True, False)[-1]
+        grads = [None if g is None or k > self.states and not ctx.all_states else g for k, g in enumerate(grads[:-1])]
+        result = backward(*grads, *tensors, out, saved, *config, needs[0], any(needs[1:7]))
+        result = [g if need and t is not None else None for g, need, t in zip(result, needs, tensors)]
+        return *result, *[None] * (len(config) + 2)
 
     def _apply_backward(self, *args: Any) -> tuple[Tensor, ...]:
         derived = torch.is_grad_enabled() or _is_transformed()
@@ -152,45 +219,54 @@ class Layer:
 
     # Every other derivative goes through the reference
 
-    def _plain(self, batch_sizes: Tensor | None, reverse: bool) -> Callable[..., tuple[Tensor, ...]]:
+    def _plain(self, config: tuple, all_states: bool) -> Callable[..., tuple[Tensor, ...]]:
         """The forward op as a differentiable function of its tensors."""
+        batch_sizes, reverse, lengths, resets, *flat = config
+        options = Options.of_flat(*flat)._replace(all_states=all_states)
 
         def run(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+            states, reset_states = tensors[7 : 7 + self.states], tensors[7 + self.states :]
             with torch.autocast(tensors[0].device.type, enabled=False):
-                return reference.layer(self.name, *tensors[:6], tensors[6:], batch_sizes, reverse)
+                return reference.layer(
+                    self.name, *tensors[:6], states, batch_sizes, reverse, unit=tensors[6], lengths=lengths,
+                    resets=resets, reset_states=reset_states, options=options,
+                )  # fmt: skip
 
         return run
 
-    def _plain_backward(self, batch_sizes: Tensor | None, reverse: bool) -> Callable[..., list[Tensor | None]]:
+    def _plain_backward(self, config: tuple, all_states: bool) -> Callable[..., list[Tensor | None]]:
         """The backward op as a differentiable function of its gradients and tensors."""
 
         def run(*args: Tensor | None) -> list[Tensor | None]:
-            grads, tensors = args[: 1 + self.states], args[1 + self.states :]
+            grads, tensors = args[: 2 * self.states], args[2 * self.states :]
             where = [i for i, t in enumerate(tensors) if t is not None]
-            plain = _of(self._plain(batch_sizes, reverse), tensors, where)
+            plain = _of(self._plain(config, all_states), tensors, where)
             outs, vjp = torch.func.vjp(plain, *(tensors[i] for i in where))
-            result = vjp(tuple(torch.zeros_like(o) if g is None else g for g, o in zip(grads, outs, strict=True)))
+            result = vjp(tuple(torch.zeros_like(o) if g is None else g for g, o in zip(grads, outs)))
             return _scatter(result, where, len(tensors))
 
         return run
 
     def _backward_setup(self, ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        *tensors, _, _, batch_sizes, ctx.reverse, needs_x, needs_w = inputs
-        ctx.given = self._given(tensors[1 + self.states :], needs_x, needs_w)
+        n = 2 * self.states + self.tensors
+        *inputs, needs_x, needs_w = inputs
+        tensors, ctx.config = _split([*inputs[:n], *inputs[n + 2 :]], n)  # but out and saved
+        ctx.given = self._given(tensors[2 * self.states : n], needs_x, needs_w)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(o for o, given in zip(output, ctx.given, strict=True) if not given))
-        _save(ctx, *tensors, batch_sizes)
+        _save(ctx, *tensors)
 
     def _double_backward(self, double: Callable, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, batch_sizes = ctx.saved_tensors
+        n = 2 * self.states + self.tensors
+        tensors, _, config = _join(ctx.saved_tensors, n, 0, ctx.config)
         where = [i for i, t in enumerate(tensors) if t is not None]
         arrived = [k for k, g in enumerate(grads) if g is not None and ctx.given[k]]
         if not arrived:
             return (None,) * len(ctx.needs_input_grad)
         present, grads = [tensors[i] for i in where], [grads[k] for k in arrived]
-        result = double(present, where, grads, arrived, batch_sizes, ctx.reverse)
+        result = double(present, where, grads, arrived, *config)
         # out and saved follow from the other tensors, whose gradients are therefore whole without theirs.
-        return *_scatter(result, where, len(tensors)), *[None] * 6
+        return *_scatter(result, where, len(tensors)), *[None] * (len(ctx.needs_input_grad) - n)
 
     def _double(
         self,
@@ -198,24 +274,33 @@ class Layer:
         where: Sequence[int],
         grads: Sequence[Tensor],
         arrived: Sequence[int],
-        batch_sizes: Tensor | None,
-        reverse: bool,
+        *config: Any,
     ) -> list[Tensor]:
         """Gradients of the backward op's tensors at `where`, from those of its results `arrived`."""
+        if not Options.of_flat(*config[4:]).is_true_gradient:
+            raise RuntimeError(
+                f"{self.name}: expected gradient='full' and no gradient_clip for a double backward: a truncated or "
+                "clipped gradient is not the derivative of the forward"
+            )
         warn_once(f"double backward of {self.name} runs in plain torch, tick by tick: no kernel computes it")
-        plain = self._plain_backward(batch_sizes, reverse)
-        absent = [None] * (7 + 2 * self.states)
+        all_states = any(1 + self.states <= i < 2 * self.states for i in where)
+        plain = self._plain_backward(config, all_states)
+        absent = [None] * (2 * self.states + self.tensors)
         _, vjp = torch.func.vjp(_of(plain, absent, where, arrived), *tensors)
         return list(vjp(tuple(grads)))
 
     def _jvp(self, ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, _, _, batch_sizes = ctx.saved_tensors
-        return *self._push(self._plain(batch_sizes, ctx.reverse), tensors, tangents, range(1 + self.states)), None
+        tensors, _, config = _join(ctx.saved_tensors, self.tensors, 2, ctx.config)
+        count = 2 * self.states if ctx.all_states else 1 + self.states
+        pushed = self._push(self._plain(config, ctx.all_states), tensors, tangents, range(count))
+        return *pushed, *[None] * (2 * self.states + 1 - count)
 
     def _backward_jvp(self, ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, batch_sizes = ctx.saved_tensors
+        n = 2 * self.states + self.tensors
+        tensors, _, config = _join(ctx.saved_tensors, n, 0, ctx.config)
         given = [k for k, given in enumerate(ctx.given) if given]
-        result = self._push(self._plain_backward(batch_sizes, ctx.reverse), tensors, tangents, given)
+        all_states = any(g is not None for g in tensors[1 + self.states : 2 * self.states])
+        result = self._push(self._plain_backward(config, all_states), tensors, tangents, given)
         return tuple(_scatter(result, given, len(ctx.given)))
 
     def _push(self, plain: Callable, tensors: Sequence, tangents: Sequence, outputs: Sequence[int]) -> tuple:
@@ -228,29 +313,39 @@ class Layer:
         given = (tangents[i] for i in where)
         return push(tuple(torch.zeros_like(p) if t is None else t for p, t in zip(primals, given)))[0]
 
-    # Batching: the vmapped axis joins the batch, unless weights or their gradients carry it
+    # Batching: the vmapped axis joins the batch, unless weights or their gradients carry it, or rows differ
+
+    @staticmethod
+    def _rows_alike(config: tuple) -> bool:
+        choices = config[-1]
+        return all(part is None for part in config[2:-2]) and not (choices and choices[-1])
 
     def _vmap(self, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        *tensors, batch_sizes, reverse, save = args
-        if any(d is not None for d in in_dims[1:6]):
+        tensors, config, flags = args[: self.tensors], args[self.tensors : -2], args[-2:]
+        fixed = in_dims[1:7] + in_dims[7 + self.states : self.tensors]
+        if _batched(fixed) or not self._rows_alike(config):
             return _one_by_one(call, info.batch_size, in_dims, args)
-        rows = 1 if batch_sizes is None else 0  # the axis of x and out that holds the batch
+        save, all_states = flags
+        rows = 1 if config[0] is None else 0  # the axis of x and out that holds the batch
         states = [0] * self.states
-        inputs = (rows, *[None] * 5, *states)
-        outputs = (rows, *states, 0 if save else None)
-        return _folded(call, info.batch_size, in_dims, inputs, outputs, tensors, (batch_sizes, reverse, save))
+        inputs = (rows, *[None] * 6, *states, *[None] * self.states)
+        outputs = (rows, *states, *[rows if all_states else None] * (self.states - 1), 0 if save else None)
+        return _folded(call, info.batch_size, in_dims, inputs, outputs, tensors, config, flags)
 
     def _backward_vmap(self, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        *tensors, batch_sizes, reverse, needs_x, needs_w = args
-        weights = slice(2 + self.states, 7 + self.states)
-        if needs_w or any(d is not None for d in in_dims[weights]):
+        n = 2 * self.states + self.tensors + 2
+        tensors, config, flags = args[:n], args[n:-2], args[-2:]
+        needs_x, needs_w = flags
+        data = in_dims[2 * self.states :]
+        fixed = data[1:7] + data[7 + self.states : self.tensors]
+        if needs_w or _batched(fixed) or not self._rows_alike(config):
             return _one_by_one(call, info.batch_size, in_dims, args)
-        rows = 1 if batch_sizes is None else 0
-        states = [0] * self.states
-        inputs = (rows, *states, rows, *[None] * 5, *states, rows, 0)
-        outputs = (rows if needs_x else None, *[None] * 5, *states)
-        flags = (batch_sizes, reverse, needs_x, needs_w)
-        return _folded(call, info.batch_size, in_dims, inputs, outputs, tensors, flags)
+        rows = 1 if config[0] is None else 0
+        states, none = [0] * self.states, [None] * self.states
+        grads = (rows, *states, *[rows] * (self.states - 1))
+        inputs = (*grads, rows, *[None] * 6, *states, *none, rows, 0)
+        outputs = (rows if needs_x else None, *[None] * 6, *states, *none)
+        return _folded(call, info.batch_size, in_dims, inputs, outputs, tensors, config, flags)
 
 
 def _is_transformed() -> bool:
@@ -280,8 +375,27 @@ def _above_autograd(function: Callable, *args: Any) -> Any:
 
 
 def _save(ctx: Any, *tensors: Tensor | None) -> None:
+    tensors += tuple(c for c in ctx.config if isinstance(c, Tensor))
+    ctx.config = tuple(_SAVED if isinstance(c, Tensor) else c for c in ctx.config)
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)
+
+
+def _split(args: Sequence[Any], count: int) -> tuple[Sequence[Any], Sequence[Any]]:
+    return args[:count], args[count:]
+
+
+def _join(saved: Sequence[Tensor | None], count: int, more: int, config: tuple) -> tuple[tuple, tuple, tuple]:
+    """What `_save` kept: the first `count` tensors, the `more` after them, and the whole configuration."""
+    kept = iter(saved[count + more :])
+    return saved[:count], saved[count : count + more], tuple(next(kept) if c is _SAVED else c for c in config)
+
+
+_SAVED = object()
+
+
+def _batched(in_dims: Sequence[Any]) -> bool:
+    return any(isinstance(d, int) for d in in_dims)
 
 
 def _scatter(values: Sequence[Any], where: Sequence[int], size: int) -> list[Any]:
@@ -307,13 +421,13 @@ def _one_by_one(call: Callable, size: int, in_dims: tuple, args: tuple) -> tuple
     """The batching rule where weights or their gradients are batched: one fused call per sample."""
     if size == 0:
         raise ValueError("vmap: expected at least one sample where weights or their gradients are batched, got none")
-    calls = [call(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims))) for i in range(size)]
+    calls = [call(*(a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims))) for i in range(size)]
     outs = tuple(torch.stack(parts) for parts in zip(*calls))
     return outs, (0,) * len(outs)
 
 
 def _folded(
-    call: Callable, size: int, in_dims: tuple, inputs: tuple, outputs: tuple, tensors: list, flags: tuple
+    call: Callable, size: int, in_dims: tuple, inputs: tuple, outputs: tuple, tensors: Sequence, config: tuple, flags: tuple
 ) -> tuple[tuple, tuple]:
     """The batching rule otherwise: one call in which row b of sample v is row b * size + v.
 
@@ -326,10 +440,11 @@ def _folded(
         t = t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
         return t.movedim(0, axis + 1).flatten(axis, axis + 1)
 
-    batch_sizes, *flags = flags
+    batch_sizes, *config = config
     outs = call(
         *(fold(t, d, axis) for t, d, axis in zip(tensors, in_dims, inputs)),
         None if batch_sizes is None else batch_sizes * size,
+        *config,
         *flags,
     )
     outs = zip(outs, outputs, strict=True)

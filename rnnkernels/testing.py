@@ -1,17 +1,20 @@
 """The one error rule, the one table of cases, and the tensors of a case: what tests, benches and `check` share."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from itertools import product
+from itertools import combinations, product
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .ops import LAYERS
+from .options import PLAIN, Options
+from .reference import STATES, random
 from .reference import layer as plain_layer
 
-__all__ = ["CASES", "LARGE", "OPTIONS", "Case", "Problem", "assert_as_good_as"]
+__all__ = ["CASES", "LARGE", "OPTIONS", "Case", "Problem", "assert_as_good_as", "fitted", "pairwise"]
 
 
 def assert_as_good_as(actual: Tensor, torch_own: Tensor, reference64: Tensor, label: str = "result") -> None:
@@ -46,21 +49,76 @@ def assert_as_good_as(actual: Tensor, torch_own: Tensor, reference64: Tensor, la
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes and options of one layer call: T ticks, B rows, I inputs, H hidden units, P of them fed back (None: H)."""
+    """Sizes and options of one layer call: T ticks, B rows, I inputs, H hidden units, P of them fed back (None: H).
+
+    Attributes:
+        bias: whether there are the biases the cell has; "gates": LSTM1997's without those of the cells.
+        layout: "dense" (T,B,I); "packed" with batch_sizes; "padded" (T,B,I) or "ragged" (N,I) with lengths, which come
+            in no order and down to 0.
+        resets: whether there are flags that reset the states, and reset states.
+        recurrence: LSTM1997 only: what feeds back, "full" (cells and gates), "cells" or "none".
+        masks: "seed" or "given" where the options' probabilities act through masks, "" where they do not.
+        options: of the layer, without seed and masks.
+    """
 
     T: int
     B: int
     I: int  # noqa: E741
     H: int
     P: int | None = None
-    bias: bool = True
-    packed: bool = False
+    bias: bool | str = True
+    layout: str = "dense"
     reverse: bool = False
+    resets: bool = False
+    recurrence: str = "full"
+    masks: str = ""
+    options: Options = PLAIN
 
     def __str__(self) -> str:
         words = [f"{axis}{getattr(self, axis)}" for axis in "TBIHP" if getattr(self, axis) is not None]
-        words += [word for word in ("packed", "reverse") if getattr(self, word)]
-        return "-".join(words if self.bias else [*words, "nobias"])
+        for field in fields(self)[5:-1]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                words.append(field.name if value is True else f"no{field.name}" if value is False else f"{value}")
+        for name, value, default in zip(Options._fields, self.options, PLAIN, strict=True):
+            if value != default:
+                words.append(name if value is True else f"{name}={value}")
+        return "-".join(words)
+
+
+def pairwise(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Few choices of one value on each axis in which every two values of two axes meet; the first of all first."""
+    places = [(a, i) for a, values in enumerate(axes.values()) for i in range(len(values))]
+    missing = {pair for pair in combinations(places, 2) if pair[0][0] != pair[1][0]}
+    sizes, rows = [len(values) for values in axes.values()], []
+    row = [0] * len(sizes)
+    while True:
+        rows.append({name: values[i] for (name, values), i in zip(axes.items(), row, strict=True)})
+        missing -= set(combinations(enumerate(row), 2))
+        if not missing:
+            return rows
+        chosen: dict[int, int] = dict(min(missing))  # one pair for certain, then greedily what meets most
+        for a in sorted(set(range(len(sizes))) - set(chosen), key=lambda a: -sizes[a]):
+            meets = [sum(tuple(sorted([(a, i), p])) in missing for p in chosen.items()) for i in range(sizes[a])]
+            chosen[a] = meets.index(max(meets))
+        row = [chosen[a] for a in range(len(sizes))]
+
+
+def fitted(cell: str, case: Case) -> Case:
+    """`case` without what `cell` cannot have."""
+    facts, options = LAYERS[cell], case.options
+    if not facts.shared:
+        case = replace(case, recurrence="full", bias=bool(case.bias))
+        options = options._replace(block_size=1)
+    if not facts.projection:
+        case = replace(case, P=None)
+    if case.P:
+        options = options._replace(zoneout=0.0)
+    if not facts.cell_state:
+        options = options._replace(zoneout_cell=0.0, cell_clip=0.0)
+    if not facts.fed or case.recurrence == "none":
+        options = options._replace(weight_dropout=0.0)
+    return replace(case, options=PLAIN if options == PLAIN else options)
 
 
 # Hidden sizes around the lane counts, batches around a panel's rows, inputs that share no factor with either.
@@ -69,11 +127,51 @@ CASES = tuple(
     for i, (H, B, T) in enumerate(product((1, 7, 8, 9, 15, 16, 17, 33, 257), (0, 1, 3, 8), (1, 2, 63)))
 )
 
-# Every option and every pair of them, at sizes that leave remainders everywhere.
-OPTIONS = tuple(
-    Case(6, 5, 9, 17, P, bias, packed, reverse)
-    for P, bias, packed, reverse in product((None, 7), (True, False), (False, True), (False, True))
-)
+_LAYOUTS = {
+    "layout": ("dense", "packed", "padded", "ragged"),
+    "P": (None, 7),
+    "bias": (True, False, "gates"),
+    "reverse": (False, True),
+    "resets": (False, True),
+    "recurrence": ("full", "cells", "none"),
+}
+_OPTIONS = {
+    "squash": (None, ("relu", "identity"), ("logistic", "h1997"), ("g1997", "tanh")),
+    "masks": ("", "seed", "given"),
+    "block_size": (1, 2, 3),
+    "zoneout": (0.0, 0.25),
+    "zoneout_cell": (0.0, 0.5),
+    "recurrent_dropout": (0.0, 0.5),
+    "input_dropout": (0.0, 0.25),
+    "weight_dropout": (0.0, 0.25),
+    "step": (False, True),
+    "cell_clip": (0.0, 0.5),
+    "gradient_clip": (0.0, 0.25),
+    "truncated": (False, True),
+    "recompute": (0, 4),
+    "all_states": (False, True),
+    "stream": (0, 3),
+    "eps": (1e-5, 1e-2),
+}
+
+
+# Cells without b_ih or b_hh: what they have instead is in `unit`, or their source has but one.
+_BIASES = {cell: (True, False) for cell in LAYERS if LAYERS[cell].shared}
+_BIASES |= dict.fromkeys(("gru1", "gru2", "gru3", "ind_rnn"), (True, False))
+_BIASES |= dict.fromkeys(("layernorm_lstm", "layernorm_lstm_carry", "layernorm_lstm_gate"), (False, False))
+_BIASES |= {"layernorm_gru": (False, False), "layernorm_gru_gate": (False, True)}
+
+
+def _option_cases(cell: str) -> tuple[Case, ...]:
+    H, cases = 18 if LAYERS[cell].shared else 17, []  # a multiple of the blocks, or else of nothing
+    for row in (*pairwise(_LAYOUTS), *pairwise(_LAYOUTS | _OPTIONS)):
+        options = Options(**{k: row.pop(k) for k in list(row) if k in Options._fields and k != "masks"})
+        cases.append(fitted(cell, Case(6, 5, 9, H, options=options, **row)))
+    return tuple(dict.fromkeys(cases))
+
+
+# By cell: every option and every pair of them, at sizes that leave remainders everywhere.
+OPTIONS = {cell: _option_cases(cell) for cell in LAYERS}
 
 LARGE = (Case(100, 1, 256, 256), Case(100, 8, 128, 128), Case(28, 32, 28, 100), Case(20, 64, 512, 512))
 
@@ -83,61 +181,103 @@ class Problem:
 
     Args:
         cell: a name in `rnnkernels.info()["cells"]`.
-        case: sizes and options; P needs a cell that projects.
+        case: sizes and options, that `cell` can have.
         dtype: in which the values are exact.
         seed: of the random numbers.
 
     Attributes:
-        tensors: x, w_ih, w_hh, b_ih, b_hh, w_hr, *states of `rnnkernels.functional.layer`; None where absent.
-        weights: one tensor for each of out and the final states: their gradients in `outputs_and_gradients`.
-        batch_sizes: (T,) where packed, else None.
+        tensors: x, w_ih, w_hh, b_ih, b_hh, w_hr, unit, *states of `rnnkernels.functional.layer`, None where absent; and
+            then, where the case has resets, *reset states.
+        weights: one tensor for each result, that is out, the final states, and with all_states the sequences: their
+            gradients in `outputs_and_gradients`.
+        batch_sizes, lengths: (T,) where packed, (B,) where padded or ragged, else None.
+        resets: flags, or None.
+        options: the case's, with seed or masks.
     """
 
     def __init__(self, cell: str, case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
-        random = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
 
         def draw(*shape: int, scale: float = 1.0) -> Tensor:
-            values = torch.empty(shape, dtype=torch.float64).uniform_(-scale, scale, generator=random)
+            values = torch.empty(shape, dtype=torch.float64).uniform_(-scale, scale, generator=generator)
             return values.to(dtype).float().double()
 
         facts = LAYERS[cell]
         T, B, H, P = case.T, case.B, case.H, case.P or case.H
-        rows, scale = facts.gates * H, H**-0.5  # the scale of torch.nn's initialisation
-        lengths = [max(1, T - b * T // max(B, 1)) for b in range(B)]
-        sizes = [sum(length > t for length in lengths) for t in range(T)]
-        frames = (sum(sizes),) if case.packed else (T, B)
-        states = [draw(B, H if n else P) for n in range(facts.states)]
+        blocks = H // case.options.block_size
+        scale = H**-0.5  # of torch.nn's initialisation
+
+        def rows(first: int) -> int:
+            return sum(blocks if facts.shared >> gate & 1 else H for gate in range(first, facts.gates))
+
         self.cell, self.case = cell, case
-        self.batch_sizes = torch.tensor(sizes) if case.packed else None
+        self.batch_sizes = self.lengths = self.resets = None
+        shape: tuple[int, ...] = (T, B)
+        if case.layout == "packed":
+            lengths = [max(1, T - b * T // max(B, 1)) for b in range(B)]
+            self.batch_sizes = torch.tensor([sum(n > t for n in lengths) for t in range(T)])
+            shape = (sum(lengths),)
+        elif case.layout != "dense":
+            lengths = torch.tensor([T - T * b // max(B - 1, 1) for b in range(B)], dtype=torch.int64)
+            self.lengths = lengths[torch.randperm(B, generator=generator)]
+            shape = (int(lengths.sum()),) if case.layout == "ragged" else (T, B)
+        states = [draw(B, P), *(draw(B, blocks if n < facts.fed else H) for n in range(1, facts.states))]
+
+        recurrent = facts.fed > 0 and case.recurrence != "none"
+        columns = P + max(facts.fed - 1, 0) * blocks * (case.recurrence == "full")
+        with_b_ih, with_b_hh = _BIASES.get(cell, (True, True)) if case.bias else (False, False)
         self.tensors = [
-            draw(*frames, case.I),
-            draw(rows, case.I, scale=scale),
-            draw(rows, P, scale=scale),
-            draw(rows, scale=scale) if case.bias else None,
-            draw(rows, scale=scale) if case.bias else None,
+            draw(*shape, case.I),
+            draw(rows(facts.first_input), case.I, scale=scale),
+            draw(rows(0), columns, scale=scale) if recurrent else None,
+            draw(rows(facts.first_bias_ih) - (H if case.bias == "gates" else 0), scale=scale) if with_b_ih else None,
+            draw(rows(facts.first_bias_hh), scale=scale) if with_b_hh else None,
             draw(P, H, scale=scale) if case.P else None,
+            draw(facts.parameters * H).abs() if facts.parameters else None,  # gates and gains among them: not below 0
             *states,
         ]
-        self.weights = [draw(*frames, P), *(draw(*s.shape) for s in states)]
+        self.weights = [draw(*shape, P), *(draw(*s.shape) for s in states)]
+        if case.options.all_states:
+            self.weights += [draw(*shape, s.size(1)) for s in states[1:]]
+        if case.resets:
+            self.tensors += [draw(s.size(1)) for s in states]
+            self.resets = torch.rand(shape, generator=generator) < 0.3
+        self.options = case.options
+        if case.masks:
+            number = torch.randint(-(2**63), 2**63 - 1, (), generator=generator)
+            self.options = case.options._replace(seed=number)
+        if case.masks == "given":
+            ticks = T if case.layout != "ragged" else max(self.lengths.tolist(), default=0)
+            w_hh = None if not recurrent else (rows(0), columns)
+            given = random.masks(self.options, ticks, B, case.I, H, P, w_hh, torch.float64)
+            self.options = case.options._replace(masks=given)
 
     def run(self, layer: Callable[..., tuple[Tensor, ...]], *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        """`(out, *final states)` that `layer` (of `functional` or `reference`) makes of `tensors`."""
-        return layer(self.cell, *tensors[:6], tensors[6:], self.batch_sizes, self.case.reverse)
+        """`(out, *final states, *sequences)` that `layer` (of `functional` or `reference`) makes of `tensors`."""
+        end = 7 + LAYERS[self.cell].states
+        return layer(
+            self.cell, *tensors[:6], tensors[7:end], self.batch_sizes, self.case.reverse, unit=tensors[6],
+            lengths=self.lengths, resets=self.resets, reset_states=tensors[end:], options=self.options,
+        )  # fmt: skip
 
     def outputs_and_gradients(self, layer: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype) -> dict[str, Tensor]:
-        """By name: out, the final states, and the gradient of their weighted sum by every tensor."""
+        """By name: out, the final states, sequences, and the gradient of their weighted sum by every tensor."""
         tensors = [None if t is None else t.to(dtype).requires_grad_() for t in self.tensors]
         results = self.run(layer, *tensors)
         leaves = [t for t in tensors if t is not None]
-        gradients = torch.autograd.grad(results, leaves, [w.to(dtype) for w in self.weights])
+        weights = [w.to(dtype) for w in self.weights]
+        # Some have no part in anything: w_hh truncated, h0 that nothing reads.
+        gradients = torch.autograd.grad(results, leaves, weights, allow_unused=True, materialize_grads=True)
         return dict(zip(self.labels(), (*(r.detach() for r in results), *gradients), strict=True))
 
     def labels(self) -> list[str]:
         """The names in `outputs_and_gradients`, in order."""
-        states = ("h", "c")[: len(self.weights) - 1]
-        inputs = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr", *(f"{s}0" for s in states))
-        given = [f"grad_{name}" for name, t in zip(inputs, self.tensors, strict=True) if t is not None]
-        return ["out", *(f"{s}_n" for s in states), *given]
+        states = STATES[self.cell]
+        inputs = ["x", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "unit", *(f"{s}0" for s in states)]
+        inputs += [f"reset_{s}" for s in states] if self.case.resets else []
+        results = ["out", *(f"{s}_n" for s in states)]
+        results += [f"{s}_all" for s in states[1:]] if self.case.options.all_states else []
+        return [*results, *(f"grad_{name}" for name, t in zip(inputs, self.tensors, strict=True) if t is not None)]
 
     @cached_property
     def plain(self) -> dict[str, Tensor]:

@@ -11,10 +11,37 @@ import torch
 
 import rnnkernels as rk
 from rnnkernels import _C, functional, reference
-from rnnkernels.testing import Problem, assert_as_good_as
+from rnnkernels.testing import OPTIONS, Problem, assert_as_good_as
 
 CELLS = {cell["name"]: cell for cell in _C.cells()}
 ISAS = _C.isas()["available"]
+TORCHS = ("lstm", "gru", "rnn_tanh")  # the cells that torch.nn has: they see every case, the others a part each
+
+
+def share(cell, cases, parts):
+    """Of `cases` the part that `cell` sees, such that among `parts` neighbours in the list of cells all are seen."""
+    return cases if cell in TORCHS else cases[list(CELLS).index(cell) % parts :: parts]
+
+
+def some(cell):
+    """A fifth of the options, each meeting every other cell."""
+    return share(cell, OPTIONS[cell], 5) if cell not in TORCHS else OPTIONS[cell][::2]
+
+
+def layers(cases, every=6):
+    """Parametrizes with each cell, each of its `cases(cell)`, the best instruction set, and here and there another."""
+    return pytest.mark.parametrize(
+        "cell, case, isa",
+        [
+            (cell, case, isa)
+            for c, cell in enumerate(CELLS)
+            for i, case in enumerate(cases(cell))
+            for k, isa in enumerate(ISAS)
+            if isa == ISAS[-1] or (i + c) % every == k
+        ],
+        indirect=["isa"],
+        ids=str,
+    )
 
 
 @pytest.fixture(autouse=True)

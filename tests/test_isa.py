@@ -10,6 +10,7 @@ from conftest import CELLS, ISAS
 
 import rnnkernels as rk
 from rnnkernels import _C
+from rnnkernels.testing import Case, Problem
 
 
 def python(code, **environment):
@@ -61,10 +62,9 @@ def test_an_absent_one_is_refused(name):
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_last_kernel_tells_what_ran(cell, dtype, isa, threads):
-    gates, states = CELLS[cell]["gates"], CELLS[cell]["states"]
-    x, w = torch.zeros(40, 64, 8, dtype=dtype, requires_grad=True), torch.zeros(gates * 64, 8, dtype=dtype)
-    u, s = torch.zeros(gates * 64, 64, dtype=dtype), [torch.zeros(64, 64, dtype=dtype)] * states
-    out = rk.functional.layer(cell, x, w, u, states=s)[0]
+    problem = Problem(cell, Case(40, 64, 8, 64))
+    tensors = [None if t is None else t.to(dtype).requires_grad_() for t in problem.tensors]
+    out = problem.run(rk.functional.layer, *tensors)[0]
     expected = {"op": f"rnnkernels::{cell}", "isa": isa, "dtype": str(dtype).removeprefix("torch.")}
     kernel = _C.last_kernel()
     assert expected.items() <= kernel.items() and set(kernel) == {*expected, "threads", "split"}

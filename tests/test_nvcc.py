@@ -1,11 +1,14 @@
-"""The cells' headers compile as they stand under nvcc, one lane to a CUDA thread."""
+"""The cells' headers compile as they stand under nvcc, one lane to a CUDA thread, which keeps its unit in registers."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from rnnkernels import _C
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
@@ -51,5 +54,10 @@ def nvcc():
 def test_cells_compile_under_nvcc(tmp_path, architecture):
     (tmp_path / "cells.cu").write_text(SOURCE)
     command = [nvcc(), "-std=c++20", "-Werror", "all-warnings", f"-arch={architecture}", "-Xcompiler", "-Wall,-Wextra"]
-    done = subprocess.run([*command, "-I", CSRC, "-c", "cells.cu"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    command += ["-Xptxas", "-v", "-I", CSRC, "-c", "cells.cu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-4000:]
+    # An array of a Unit that is indexed at run time would go to local memory.
+    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    assert len(frames) == 2 * (len(_C.cells()) + 1) and set(frames) == {("0", "0", "0")}, said[-4000:]

@@ -34,7 +34,9 @@ def test_it_is_another_build_that_runs():
     assert Path(done.stdout.strip()).is_relative_to(BUILT), done.stderr
 
 
-@pytest.mark.parametrize("tests", ["test_math.py", "test_ops.py", "test_properties.py"])
+@pytest.mark.parametrize(
+    "tests", ["test_math.py", "test_ops.py", "test_options.py", "test_properties.py", "test_random.py"]
+)
 def test_over_simde(tests):
     options = ["-o", f"pythonpath={BUILT}", "-p", "no:cacheprovider", "-k", "avx512 or properties"]
     done = python("-m", "pytest", f"tests/{tests}", *options)

@@ -4,14 +4,13 @@
 
 namespace rnn {
 
-struct Gru {
+struct Gru : CellDefaults {
   static constexpr const char* kName = "gru";
   enum Gate { R, Z, N, kGates };
   enum State { H, kStates };
   enum Saved { UN = kGates, kSaved };  // the activated gates, and the recurrent part of the candidate
   static constexpr int kStageEnd[] = {kGates};
   static constexpr unsigned kSplit = 1u << N;
-  static constexpr bool kProjection = false;
 
   template <class U> RNN_FN static void forward(Stage<0>, U& t) {
     t.saved[R] = sigmoid(t.x[R] + t.u[R]);

@@ -4,14 +4,12 @@
 
 namespace rnn {
 
-struct MinimalGru {
+struct MinimalGru : CellDefaults {
   static constexpr const char* kName = "minimal_gru";
   enum Gate { F, N, kGates };
   enum State { H, kStates };
   enum Saved { kSaved = kGates };
   static constexpr int kStageEnd[] = {F + 1, N + 1};
-  static constexpr unsigned kSplit = 0;
-  static constexpr bool kProjection = false;
 
   template <class U> RNN_FN static void forward(Stage<0>, U& t) {
     t.saved[F] = sigmoid(t.x[F] + t.u[F]);

@@ -1,4 +1,4 @@
-// The simple recurrent network of torch.nn.RNN (Elman 1990), with either of its two nonlinearities.
+// The simple recurrent network of torch.nn.RNN (Elman 1990), with any of three nonlinearities.
 #pragma once
 #include "vocabulary.h"
 
@@ -16,14 +16,18 @@ struct Relu {
   template <class V> RNN_FN static V gradient(V y, V d) { return drelu(y, d); }
 };
 
-template <class Activation> struct Rnn {
+struct Logistic {
+  static constexpr const char* kName = "rnn_logistic";
+  template <class V> RNN_FN static V value(V x) { return sigmoid(x); }
+  template <class V> RNN_FN static V gradient(V y, V d) { return d * dsigmoid(y); }
+};
+
+template <class Activation> struct Rnn : CellDefaults {
   static constexpr const char* kName = Activation::kName;
   enum Gate { A, kGates };
   enum State { H, kStates };
   enum Saved { kSaved = kGates };
   static constexpr int kStageEnd[] = {kGates};
-  static constexpr unsigned kSplit = 0;
-  static constexpr bool kProjection = false;
 
   template <class U> RNN_FN static void forward(Stage<0>, U& t) {
     t.next[H] = t.saved[A] = Activation::value(t.x[A] + t.u[A]);
@@ -37,5 +41,6 @@ template <class Activation> struct Rnn {
 
 using RnnTanh = Rnn<Tanh>;
 using RnnRelu = Rnn<Relu>;
+using RnnLogistic = Rnn<Logistic>;
 
 }  // namespace rnn

@@ -8,70 +8,157 @@
 
 namespace rnn {
 
-// The compile-time facts of a cell, for code that is written once for all cells.
+// The compile-time facts of a cell, for code that is written once for all cells; meanings in CellDefaults.
 struct Facts {
   const char* name;
   int gates, states, saved, stages;
   int stage_end[kMaxStages];  // one past the last gate of each stage
-  unsigned split;             // gates whose recurrent part has a gradient of its own
-  bool projection;            // w_hr allowed
+  unsigned split, shared;
+  bool projection;
+  int fed, cell, first_input, first_bias_ih, first_bias_hh, parameters;
+  bool norm_input;
+  int norms, groups;
+  int norm_group[kMaxNorms], group_stage[kMaxNorms];
 
   RNN_FN int first_gate(int stage) const { return stage ? stage_end[stage - 1] : 0; }
+  RNN_FN int gates_of(int stage) const { return stage_end[stage] - first_gate(stage); }
+  // Whether a product stands before a stage; that of stage 0 is over the states that feed back.
+  RNN_FN bool has_product(int stage) const { return gates_of(stage) > 0; }
   RNN_FN bool splits(int gate) const { return split >> gate & 1u; }
   RNN_FN int split_gates() const { return __builtin_popcount(split); }
-
-  // What is kept of a tick for the backward, in rows of H: Saved, the states but h, and what each product after the
-  // first read: the operands of later stages and, last, of a projection (operand number `stages`).
-  RNN_FN int kept_state(int state) const { return saved + state - 1; }
-  RNN_FN int kept_operand(int number) const { return saved + states - 1 + number - 1; }
-  RNN_FN int kept_rows(bool projects) const { return kept_operand(stages + projects); }
+  RNN_FN int input_gates() const { return gates - first_input; }
+  RNN_FN int stage_of_norm(int norm) const { return group_stage[norm_group[norm]]; }
+  RNN_FN bool leaves_norms(int stage) const {
+    for (int g = 0; g < groups; ++g)
+      if (group_stage[g] == stage) return true;
+    return false;
+  }
 };
 
-// Ticks and rows. Rows are sorted by length, as in a PackedSequence: tick t has rows [0, rows(t)), consecutive frames.
+// What is kept of a frame for the backward: so many rows of H, then the scales (1 / standard deviation) of what was
+// normalised. Rows: what the cell saves, its states but h, what each product after the first read, and what some calls
+// ask for.
+struct Kept {
+  int states, operands, projected, raw_cell, norms, inputs, rows, scales;
+
+  RNN_FN Kept(const Facts& f, bool projects, bool keeps_raw_cell) {
+    int at = f.saved;
+    states = at, at += f.states - 1;
+    operands = at;
+    for (int s = 1; s < f.stages; ++s) at += f.has_product(s);
+    projected = at, at += projects;
+    raw_cell = at, at += keeps_raw_cell;  // the new cell state before its zoneout
+    norms = at, at += f.norms;            // normalised values
+    inputs = at, at += f.norm_input ? f.gates : 0;
+    rows = at;
+    scales = f.groups + f.norm_input;
+  }
+  RNN_FN int state(int s) const { return states + s - 1; }
+  RNN_FN int operand(const Facts& f, int stage) const {
+    int at = operands;
+    for (int s = 1; s < stage; ++s) at += f.has_product(s);
+    return at;
+  }
+  RNN_FN int64_t numbers(int64_t hidden) const { return rows * hidden + scales; }
+};
+
+// Ticks and rows. Rows are sorted by length, as in a PackedSequence: tick t has rows [0, rows(t)), consecutive frames of
+// what is kept. Where a frame lies in the caller's tensors is a sum of a tick's place and a row's. A call walks the ticks
+// [begin, end).
 struct Timeline {
   int64_t ticks, batch;
   const int64_t* rows_at;   // (T) active rows, or null: all
   const int64_t* frame_at;  // (T + 1) first frame, or null: t * batch
   bool reverse;
+  int64_t begin, end;
+  const int64_t* tick_place;  // (T), or null: t
+  const int64_t* row_place;   // (B), or null: b
+  int64_t tick_stride;        // of tick_place, in frames
+  const int64_t* order;       // (B) the caller's row of each row, or null: b
 
   RNN_FN int64_t rows(int64_t t) const { return rows_at ? rows_at[t] : batch; }
-  RNN_FN int64_t frame(int64_t t) const { return frame_at ? frame_at[t] : t * batch; }
-  RNN_FN int64_t tick(int64_t step) const { return reverse ? ticks - 1 - step : step; }  // of the forward sweep
-  RNN_FN int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
-  // Rows of tick t that had a tick before it; the others start there from the initial state.
-  RNN_FN int64_t rows_before(int64_t t) const {
-    int64_t p = before(t);
-    if (p < 0 || p >= ticks) return 0;
-    return rows(p) < rows(t) ? rows(p) : rows(t);
+  RNN_FN int64_t frame(int64_t t) const {
+    return frame_at ? frame_at[t] - frame_at[begin] : (t - begin) * batch;
   }
+  RNN_FN int64_t steps() const { return end - begin; }
+  RNN_FN int64_t tick(int64_t step) const { return reverse ? end - 1 - step : begin + step; }  // of the forward sweep
+  RNN_FN int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
+  RNN_FN int64_t after(int64_t t) const { return reverse ? t - 1 : t + 1; }
+  // Rows of tick t that are also alive at tick `other`, where this call walks that too.
+  RNN_FN int64_t rows_shared(int64_t t, int64_t other) const {
+    if (other < begin || other >= end) return 0;
+    return rows(other) < rows(t) ? rows(other) : rows(t);
+  }
+  // Rows of tick t that had a tick before it; the others start there from the initial state.
+  RNN_FN int64_t rows_before(int64_t t) const { return rows_shared(t, before(t)); }
+  RNN_FN int64_t rows_after(int64_t t) const { return rows_shared(t, after(t)); }
+
+  RNN_FN int64_t tick_at(int64_t t) const { return tick_place ? tick_place[t] : t; }
+  RNN_FN int64_t row_at(int64_t b) const { return row_place ? row_place[b] : b; }
+  RNN_FN int64_t place(int64_t t, int64_t b) const { return tick_at(t) * tick_stride + row_at(b); }
+  RNN_FN int64_t caller(int64_t b) const { return order ? order[b] : b; }
 };
 
-// One direction of one layer. Shapes in the axis letters of README.md; P outputs (H without projection), contiguous
-// unless strides are named. Null where absent.
+enum MaskKind { kZoneH, kZoneCell, kDropFed, kDropInput, kDropWeight, kMasks };
+
+// One mask: given, drawn, or its expectation. Rows of it are indexed by the caller's row and tick.
+template <class Real> struct Mask {
+  enum Source { kNone, kGiven, kDrawn, kConstant } source;
+  const Real* given;
+  int64_t tick, row;  // strides of `given`; tick 0: one mask for all ticks
+  bool each_tick;     // drawn anew at every tick
+  double probability;
+  RNN_FN bool on() const { return source != kNone; }
+};
+
+// One direction of one layer. Shapes in the axis letters of README.md; F numbers feed back (P, or the fed states side by
+// side), P outputs (H without projection), contiguous unless strides are named. Null where absent.
 template <class Real> struct Call {
   Timeline time;
-  int64_t inputs, hidden, outputs;  // I, H, P
+  int64_t inputs, hidden, outputs, fed;  // I, H, P, F
 
-  const Real* x;  // (T,B,I), rows of I contiguous
+  const Real* x;  // rows of I contiguous
   int64_t x_tick, x_row;
-  const Real *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;  // (GH,I) (GH,P) (GH) (GH) (P,H)
+  const Real *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;  // (rows H,I) (GH,F) (rows H) (rows H) (P,H), rows as Facts has them
+  const Real* unit;                              // (parameters, H)
   const Real* first[kMaxStates];                 // states before the sweep: (B,P), the others (B,H)
-  Real* out;                                     // (frames,P)
+  const Real* reset[kMaxStates];                 // what they are reset to, or null: zero
+  const bool* resets;                            // by place
+  Real* out;                                     // (T,B,P) by place
+  Real* all[kMaxStates];                         // sequences of the states but the first, as `out`
   Real* final[kMaxStates];
-  Real* saved;  // (frames, saved_rows, H), of which the kernels use the first kept_rows
-  int64_t saved_rows;
+  Real* saved;  // (frames of this call, saved_numbers)
+  int64_t saved_numbers;
 
   const Real* grad_out;
+  const Real* grad_all[kMaxStates];
   const Real* grad_final[kMaxStates];
-  Real *grad_x, *grad_w_ih, *grad_w_hh, *grad_b_ih, *grad_b_hh, *grad_w_hr;
+  Real *grad_x, *grad_w_ih, *grad_w_hh, *grad_b_ih, *grad_b_hh, *grad_w_hr, *grad_unit;
   Real* grad_first[kMaxStates];
+  Real* grad_reset[kMaxStates];
+  bool accumulate;  // gradients of weights, parameters and reset states are added to what is there
 
-  RNN_FN const Real* x_at(int64_t t, int64_t b) const {
-    return time.frame_at ? x + (time.frame_at[t] + b) * x_row : x + t * x_tick + b * x_row;
+  Mask<Real> masks[kMasks];
+  uint64_t seed;
+  uint32_t stream;
+  Real cell_clip, gradient_clip;  // infinite where there is none
+  Real eps;
+  bool truncated;
+  int squash[2];
+
+  RNN_FN Kept kept(const Facts& f) const { return Kept(f, w_hr != nullptr, masks[kZoneCell].on()); }
+  RNN_FN int64_t units(int state) const { return state ? hidden : outputs; }
+  RNN_FN const Real* x_at(int64_t t, int64_t b) const { return x + time.tick_at(t) * x_tick + time.row_at(b) * x_row; }
+  RNN_FN Real* out_at(int64_t t, int64_t b) const { return out + time.place(t, b) * outputs; }
+  RNN_FN const Real* first_at(int s, int64_t b) const { return first[s] + time.caller(b) * units(s); }
+  RNN_FN const Real* kept_at(int64_t t, int64_t b, int row) const {
+    return saved + (time.frame(t) + b) * saved_numbers + row * hidden;
   }
-  // h before tick t of row b.
-  RNN_FN const Real* h_before(int64_t t, int64_t b) const {
-    return b < time.rows_before(t) ? out + (time.frame(time.before(t)) + b) * outputs : first[0] + b * outputs;
+  // Whether the states are reset between tick t of row b, which is alive there, and the tick before.
+  RNN_FN bool is_cut(int64_t t, int64_t b) const {
+    if (!resets) return false;
+    if (!time.reverse) return resets[time.place(t, b)];
+    return t + 1 < time.ticks && b < time.rows(t + 1) && resets[time.place(t + 1, b)];
   }
 };
 
@@ -96,6 +183,9 @@ template <class Real> struct Kernels {
   size_t (*backward_space)(const Facts&, const Call<Real>&, const Plan&);
   void (*forward)(int cell, const Facts&, const Call<Real>&, const Plan&, char* space, Meeting&, int thread);
   void (*backward)(int cell, const Facts&, const Call<Real>&, const Plan&, char* space, Meeting&, int thread);
+  // n numbers of a drawn mask, from number `from` of row b at tick t.
+  void (*draw)(MaskKind, const Mask<Real>&, uint64_t seed, uint32_t stream, int64_t t, int64_t b, int64_t from,
+               int64_t n, Real* to);
   bool (*map)(const char* word, int64_t n, const Real* x, Real* y);
   double (*fma_chain)(int64_t iterations);  // runs that many rounds of independent FMAs, returns the operations done
 };

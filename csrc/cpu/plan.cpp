@@ -14,14 +14,23 @@ constexpr double kBarrier = 1200, kFork = 8000, kLineFromOther = 30, kCellVector
 double ceil_div(double a, double b) { return a <= 0 ? 0 : static_cast<double>(static_cast<int64_t>((a + b - 1) / b)); }
 
 struct TickModel {
-  int64_t batch, columns;  // rows, and columns of one gate
+  const Timeline& time;
+  int64_t columns;         // of one gate
   int64_t depth;           // sum over gates of the product's length
   int cells;               // vectors of transcendental work per vector of units
   TileShape tile;
   size_t real;
 
+  // Of all ticks. Rows are sorted by length, so that the first slice of them has the longest.
   double cycles(int rows, int cols) const {
-    double my_rows = ceil_div(batch, rows), my_cols = ceil_div(ceil_div(columns, tile.cols()), cols) * tile.cols();
+    if (!time.rows_at) return static_cast<double>(time.steps()) * tick(ceil_div(time.batch, rows), cols);
+    double slice = ceil_div(time.batch, rows), sum = 0;
+    for (int64_t t = time.begin; t < time.end; ++t) sum += tick(std::min<double>(slice, time.rows_at[t]), cols);
+    return sum;
+  }
+
+  double tick(double my_rows, int cols) const {
+    double my_cols = ceil_div(ceil_div(columns, tile.cols()), cols) * tile.cols();
     my_cols = std::min(my_cols, ceil_div(columns, tile.lanes) * tile.lanes);
     double groups = ceil_div(my_rows, tile.rows);
     double panel_bytes = my_cols * depth * real;
@@ -37,24 +46,25 @@ struct TickModel {
 }  // namespace
 
 Plan make_plan(Pass pass, const Facts& facts, const Timeline& time, int64_t inputs, int64_t hidden, int64_t outputs,
-               TileShape tile, size_t real, int max_threads) {
+               int64_t fed, TileShape tile, size_t real, int max_threads) {
   const bool forward = pass == Pass::kForward;
-  const double frames = static_cast<double>(time.frame(time.ticks));
-  TickModel model{std::max<int64_t>(time.batch, 1),
+  const double frames = static_cast<double>(time.frame(time.end));
+  TickModel model{time,
                   forward ? hidden : outputs,
-                  facts.gates * (forward ? outputs : hidden),
+                  facts.gates * (forward ? fed : fed / std::max<int64_t>(outputs, 1) * hidden),
                   facts.gates + 1,
                   tile,
                   real};
   // The products outside the sweep share out evenly whatever the grid.
-  const double outside = frames / tile.lanes * facts.gates * hidden * (forward ? inputs : 2 * inputs + outputs);
+  const double outside = frames / tile.lanes * hidden *
+                         (facts.input_gates() * inputs * (forward ? 1 : 2) + (forward ? 0 : facts.gates * fed));
 
   Plan plan{1, 1, true, 1};
   double best = 0;
   for (int rows = 1; rows <= std::min<int64_t>(max_threads, std::max<int64_t>(time.batch, 1)); ++rows)
     for (int cols = 1; rows * cols <= max_threads; ++cols) {
       int threads = rows * cols;
-      double cost = time.ticks * model.cycles(rows, cols) + outside / threads + (threads > 1 ? kFork : 0);
+      double cost = model.cycles(rows, cols) + outside / threads + (threads > 1 ? kFork : 0);
       if (best == 0 || cost < 0.97 * best) {
         best = cost;
         plan.grid_rows = rows;
@@ -63,7 +73,7 @@ Plan make_plan(Pass pass, const Facts& facts, const Timeline& time, int64_t inpu
     }
 
   // Packing reads and writes every weight once: an estimate of how many uses repay that.
-  const double uses = time.ticks * ceil_div(ceil_div(static_cast<double>(time.batch), plan.grid_rows), tile.rows);
+  const double uses = time.steps() * ceil_div(ceil_div(static_cast<double>(time.batch), plan.grid_rows), tile.rows);
   plan.packed = uses >= 4;
 
   // All threads' inputs and what they are projected to stay within 4 MiB, a block's gradients within 8; never less than
@@ -72,7 +82,7 @@ Plan make_plan(Pass pass, const Facts& facts, const Timeline& time, int64_t inpu
       (facts.gates * hidden + (forward ? inputs * plan.grid_cols : facts.split_gates() * hidden)) * real);
   const double tick = row * std::max<int64_t>(time.batch, 1);
   plan.block_ticks = std::clamp<int64_t>(static_cast<int64_t>((forward ? 4 : 8) * 1048576.0 / std::max(tick, 1.0)), 1,
-                                         std::max<int64_t>(time.ticks, 1));
+                                         std::max<int64_t>(time.steps(), 1));
   return plan;
 }
 

@@ -1,56 +1,132 @@
 // Applies one stage of a cell to a tile of rows by hidden units, from the products that lie in L1.
 // Included once per instruction set, inside rnn::RNN_ISA.
 
-// Scratch rows are padded to whole vectors; only what the caller of the package sees needs masks.
+// What a cell says by leaving it out.
+template <class Cell> inline constexpr int kStages = sizeof(Cell::kStageEnd) / sizeof(int);
+template <class Cell, int S> inline constexpr int kFirstGate = Cell::kStageEnd[S > 0 ? S - 1 : 0] * (S > 0);
+template <class Cell, int S> inline constexpr bool kIsLast = S == kStages<Cell> - 1;
+template <class Cell> constexpr int gate_stage(int gate) {
+  int stage = 0;
+  while (gate >= Cell::kStageEnd[stage]) ++stage;
+  return stage;
+}
+template <class Cell> constexpr int saved_stage(int entry) {
+  if constexpr (requires { Cell::kSavedStage; })
+    return Cell::kSavedStage[entry];
+  else
+    return entry < Cell::kGates ? gate_stage<Cell>(entry) : kStages<Cell> - 1;
+}
+template <class Cell> constexpr int input_stage(int gate) {
+  if constexpr (requires { Cell::kInputStage; })
+    return Cell::kInputStage[gate];
+  else
+    return gate_stage<Cell>(gate);
+}
+template <class Cell> constexpr int recurrent_stage(int gate) {
+  if constexpr (requires { Cell::kRecurrentStage; })
+    return Cell::kRecurrentStage[gate];
+  else
+    return gate_stage<Cell>(gate);
+}
+// Whether stage S may leave an operand: of the product before the next stage, or of a projection.
+template <class Cell, int S> constexpr bool leaves_operand() {
+  if constexpr (kIsLast<Cell, S>)
+    return Cell::kProjection;
+  else
+    return Cell::kStageEnd[S + 1] > Cell::kStageEnd[S];
+}
+template <class Cell> constexpr int norm_stage(int norm) { return Cell::kGroupStage[Cell::kNormGroup[norm]]; }
+
+// What is the same for every unit of a call.
+template <class Real> struct Knobs {
+  Real limit, full;  // bound of the cell state; 0 where gradients are truncated, else 1
+  int squash[2];
+  template <class Cell, class V> RNN_FN void set(Unit<Cell, V>& t) const {
+    t.limit = V(limit);
+    t.full = V(full);
+    t.squash[0] = squash[0];
+    t.squash[1] = squash[1];
+  }
+};
+
+// The caller's rows, which may lie anywhere. Filled in only where they are `given`: a tile is made thousands of times.
+template <class Real> struct CallersRows {
+  bool given;
+  Real* at[kTileRows];
+  CallersRows() : given(false) {}
+};
+
+// Scratch rows are padded to whole vectors; only what the caller of the package sees, or what others may own the end of,
+// needs masks.
 template <class Real> struct ForwardTile {
+  Knobs<Real> knobs;
   int rows, units, width;
   int64_t hidden;
   const Real* u;  // [gate of the stage][kTileRows][kTileCols]
-  const Real* x;  // [row][gate][width]
+  const Real* x;  // [row][gate that takes input][width]
   int64_t ld_x;
+  const Real* parameters;  // [parameter][ld_parameters]
+  int64_t ld_parameters;
   const Real* s[kMaxStates];  // scratch
   Real* next[kMaxStates];     // scratch
   int64_t ld_state[kMaxStates];
-  Real* out;  // the caller's, or null: h' becomes the operand of a projection
-  int64_t ld_out;
+  bool several_fed;            // fed states lie side by side
+  bool reads_h;                // or h' becomes the operand of a projection, and h has other units
+  CallersRows<Real> out;       // the caller's, or null
+  CallersRows<Real> all[kMaxStates];
+  const Real *zone_h, *zone_cell, *drop;  // masks [row][ld_mask], or null; drop: of h and operands
+  int64_t ld_mask;
   Real* operand;  // scratch, or null where no product reads it
   int64_t ld_operand;
   Real* saved;         // [row][Saved][hidden], or null
   int64_t ld_saved;    // of this and of what is kept
   Real* kept_states;   // [row][state - 1][hidden], or null
   Real* kept_operand;  // [row][hidden], or null
+  Real* kept_raw;
+  Real* kept_norms;
+  Real* norm;  // scratch [row][norm][ld_unit]
+  int64_t ld_norm, ld_unit;
+  const Real* moments;  // [row][group][2]: mean and 1 / deviation
 };
 
 template <class Real> struct BackwardTile {
+  Knobs<Real> knobs;
   int rows, units;
   int64_t hidden;
-  const Real* product;   // [kTileRows][kTileCols] gradient of h or of the stage's operand, or null: zero
-  const Real* grad_out;  // the caller's, or null
-  int64_t ld_out;
-  bool projected;           // `product` is all of the gradient of h
+  const Real* product;  // [fed state][kTileRows][kTileCols] gradient of the fed states, or of the stage's operand ...
+  int fed;              // ... so many of them; none: zero
+  const Real* parameters;
+  int64_t ld_parameters;
+  CallersRows<const Real> grad_out, grad_all[kMaxStates];
+  bool projected;                                          // `product` is all of the gradient of h
+  const Real *zone_h, *zone_cell;
+  const Real* drop_fed;      // mask of h in the product of the tick after
+  const Real* drop;          // mask of this tick's h and operands
+  int64_t ld_mask;
+  const bool* clips;        // rows whose gradient of h is clamped to `clip` ...
+  const bool* cuts;         // ... and goes to the reset states; or null
+  Real clip;
+  Real *sums, *reset_sums;  // this thread's [parameter] and [state][sum, compensation][ld_sums]
+  int64_t ld_sums;
   Real* carry[kMaxStates];  // scratch: gradients of the states after the tick, then of those before
   Real* dnext;              // scratch between stages
   int64_t ld_state[kMaxStates];
-  const Real* s[kMaxStates];  // states before the tick, the caller's
-  int64_t ld_s[kMaxStates];
+  CallersRows<const Real> s[kMaxStates];  // states before the tick
   const Real* saved;
   const Real* next[kMaxStates];  // states after the tick but h, as they were kept
+  const Real *norms, *inputs;    // normalised values, as they were kept
   int64_t ld_saved;
   Real* dx;  // [row][gate, then split gates][hidden]
   int64_t ld_dx;
   Real* du;  // scratch [row][gate][hidden]: the left side of the next products
   int64_t ld_du;
+  Real* dnorm;  // scratch [row][norm][ld_unit]: gradients of the normalised values
+  int64_t ld_norm, ld_unit;
+  const Real* moments;  // [row][group][3]: 1 / deviation, mean gradient, mean of gradient times value
 };
 
 template <class Real> using ForwardFn = void (*)(const ForwardTile<Real>&);
 template <class Real> using BackwardFn = void (*)(const BackwardTile<Real>&);
-
-template <class Cell> inline constexpr int kStages = sizeof(Cell::kStageEnd) / sizeof(int);
-template <class Cell, int S> inline constexpr int kFirstGate = Cell::kStageEnd[S > 0 ? S - 1 : 0] * (S > 0);
-template <class Cell, int S> inline constexpr bool kIsLast = S == kStages<Cell> - 1;
-template <class Cell, int S> inline constexpr bool kOwns(int entry) {
-  return entry < Cell::kGates ? entry >= kFirstGate<Cell, S> && entry < Cell::kStageEnd[S] : kIsLast<Cell, S>;
-}
 
 // Calls f(row, column, width...) over a tile: no width where the vector is whole, else the number of lanes.
 template <class Real, class F> RNN_FN void over_tile(int rows, int units, F&& f) {
@@ -62,87 +138,187 @@ template <class Real, class F> RNN_FN void over_tile(int rows, int units, F&& f)
   }
 }
 
+// Adds v to a running sum that carries what rounding lost (Kahan): thousands of frames go into one number.
+template <class V> RNN_FN void add_to(typename V::Real* sum, int64_t ld, V v) {
+  V before = V::load(sum), y = v - V::load(sum + ld), after = before + y;
+  ((after - before) - y).store(sum + ld);
+  after.store(sum);
+}
+
+template <class Real> void add_one(Real* sum, int64_t ld, Real v) {
+  Real y = v - sum[ld], after = sum[0] + y;
+  sum[ld] = (after - sum[0]) - y;
+  sum[0] = after;
+}
+
+// The gradient of state s that comes from the tick after, clamped; where the states were reset in between it belongs to
+// the reset state.
+template <class Real, class V> RNN_FN V arrived(const BackwardTile<Real>& a, V d, int s, Real* sums, int i, int j) {
+  if (s == 0 && a.clips && a.clips[i]) d = V::max(V(-a.clip), V::min(V(a.clip), d));
+  if (!a.cuts || !a.cuts[i]) return d;
+  if (sums) add_to(sums + 2 * s * a.ld_sums + j, a.ld_sums, d);
+  return V(0);
+}
+
 template <class Cell, class Real, int S> void forward_stage(const ForwardTile<Real>& a) {
   using V = Vector<Real>;
   constexpr int kFirst = kFirstGate<Cell, S>, kEnd = Cell::kStageEnd[S];
   over_tile<Real>(a.rows, a.units, [&](int i, int j, auto... width) RNN_LAMBDA {
     Unit<Cell, V> t;
+    a.knobs.set(t);
+    t.mask = a.drop ? V::load(a.drop + i * a.ld_mask + j) : V(1);
     Real* saved = a.saved ? a.saved + i * a.ld_saved + j : nullptr;
 #pragma GCC unroll 16
-    for (int g = kFirst; g < kEnd; ++g) {
-      t.x[g] = V::load(a.x + i * a.ld_x + g * a.width + j);
-      t.u[g] = V::load(a.u + ((g - kFirst) * kTileRows + i) * kTileCols<Real> + j);
-    }
-#pragma GCC unroll 4
-    for (int s = 1; s < Cell::kStates; ++s) t.s[s] = V::load(a.s[s] + i * a.ld_state[s] + j);
-    t.s[0] = a.out ? V::load(a.s[0] + i * a.ld_state[0] + j) : V(0);  // a projected h has other units
+    for (int g = 0; g < Cell::kGates; ++g)
+      t.x[g] = g < Cell::kFirstInput ? V(0) : V::load(a.x + i * a.ld_x + (g - Cell::kFirstInput) * a.width + j);
 #pragma GCC unroll 16
-    for (int k = 0; k < kFirst; ++k) t.saved[k] = V::load(saved + k * a.hidden, width...);
+    for (int g = kFirst; g < kEnd; ++g) t.u[g] = V::load(a.u + ((g - kFirst) * kTileRows + i) * kTileCols<Real> + j);
+#pragma GCC unroll 5
+    for (int s = 1; s < Cell::kStates; ++s) t.s[s] = V::load(a.s[s] + i * a.ld_state[s] + j);
+    t.s[0] = a.reads_h ? V::load(a.s[0] + i * a.ld_state[0] + j) : V(0);
+#pragma GCC unroll 16
+    for (int k = 0; k < Cell::kSaved; ++k)
+      if (saved_stage<Cell>(k) < S) t.saved[k] = V::load(saved + k * a.hidden, width...);
+#pragma GCC unroll 16
+    for (int k = 0; k < Cell::kParameters; ++k) t.p[k] = V::load(a.parameters + k * a.ld_parameters + j);
+#pragma GCC unroll 8
+    for (int k = 0; k < Cell::kNorms; ++k)
+      if (norm_stage<Cell>(k) == S - 1) {
+        const Real* m = a.moments + (i * Cell::kGroups + Cell::kNormGroup[k]) * 2;
+        t.raw[k] = V::load(a.norm + i * a.ld_norm + k * a.ld_unit + j);
+        t.norm[k] = (t.raw[k] - V(m[0])) * V(m[1]);
+        if (a.kept_norms) t.norm[k].store(a.kept_norms + i * a.ld_saved + k * a.hidden + j, width...);
+      }
 
     Cell::forward(Stage<S>{}, t);
 
+#pragma GCC unroll 8
+    for (int k = 0; k < Cell::kNorms; ++k)
+      if (norm_stage<Cell>(k) == S) t.norm[k].store(a.norm + i * a.ld_norm + k * a.ld_unit + j);
     if constexpr (kIsLast<Cell, S>) {
-#pragma GCC unroll 4
+      if constexpr (Cell::kCell > 0)
+        if (a.zone_cell) {
+          constexpr int C = Cell::kCell;
+          if (a.kept_raw) t.next[C].store(a.kept_raw + i * a.ld_saved + j, width...);
+          t.next[C] = t.next[C] + V::load(a.zone_cell + i * a.ld_mask + j) * (t.s[C] - t.next[C]);
+        }
+      if (a.zone_h) t.next[0] = t.next[0] + V::load(a.zone_h + i * a.ld_mask + j) * (t.s[0] - t.next[0]);
+#pragma GCC unroll 5
       for (int s = 1; s < Cell::kStates; ++s) {
-        t.next[s].store(a.next[s] + i * a.ld_state[s] + j);
+        if (s < Cell::kFed && a.several_fed)
+          t.next[s].store(a.next[s] + i * a.ld_state[s] + j, width...);
+        else
+          t.next[s].store(a.next[s] + i * a.ld_state[s] + j);
         if (a.kept_states) t.next[s].store(a.kept_states + i * a.ld_saved + (s - 1) * a.hidden + j, width...);
+        if (a.all[s].given) t.next[s].store(a.all[s].at[i] + j, width...);
       }
-      t.operand = t.next[0];  // of a projection
-      if (a.out) {
-        t.next[0].store(a.next[0] + i * a.ld_state[0] + j);
-        t.next[0].store(a.out + i * a.ld_out + j, width...);
+      if constexpr (Cell::kProjection) t.operand = t.next[0];
+      if (a.reads_h) {
+        if (Cell::kFed > 1 && a.several_fed)
+          t.next[0].store(a.next[0] + i * a.ld_state[0] + j, width...);
+        else
+          t.next[0].store(a.next[0] + i * a.ld_state[0] + j);
+        if (a.out.given) t.next[0].store(a.out.at[i] + j, width...);
       }
     }
-    if (a.operand) t.operand.store(a.operand + i * a.ld_operand + j);
-    if (a.kept_operand) t.operand.store(a.kept_operand + i * a.ld_saved + j, width...);
+    if (leaves_operand<Cell, S>() && a.operand) {
+      if (a.drop) t.operand = t.operand * t.mask;
+      t.operand.store(a.operand + i * a.ld_operand + j);
+      if (a.kept_operand) t.operand.store(a.kept_operand + i * a.ld_saved + j, width...);
+    }
     if (!a.saved) return;
 #pragma GCC unroll 16
     for (int k = 0; k < Cell::kSaved; ++k)
-      if (kOwns<Cell, S>(k)) t.saved[k].store(saved + k * a.hidden, width...);
+      if (saved_stage<Cell>(k) == S) t.saved[k].store(saved + k * a.hidden, width...);
   });
 }
 
 template <class Cell, class Real, int S> void backward_stage(const BackwardTile<Real>& a) {
   using V = Vector<Real>;
-  constexpr int kFirst = kFirstGate<Cell, S>, kEnd = Cell::kStageEnd[S];
+  constexpr int C = Cell::kCell;
   over_tile<Real>(a.rows, a.units, [&](int i, int j, auto... width) RNN_LAMBDA {
     Unit<Cell, V> t;
+    a.knobs.set(t);
+    t.mask = a.drop ? V::load(a.drop + i * a.ld_mask + j) : V(1);
     const Real* saved = a.saved + i * a.ld_saved + j;
-    V product = a.product ? V::load(a.product + i * kTileCols<Real> + j) : V(0);
-#pragma GCC unroll 4
-    for (int s = 1; s < Cell::kStates; ++s) t.dnext[s] = V::load(a.carry[s] + i * a.ld_state[s] + j);
+    auto product = [&](int f) RNN_LAMBDA {
+      return a.fed ? V::load(a.product + (f * kTileRows + i) * kTileCols<Real> + j) : V(0);
+    };
+    auto zone = [&](const Real* mask) RNN_LAMBDA { return V::load(mask + i * a.ld_mask + j); };
+    V d[Cell::kStates];  // of the states after the tick
     if constexpr (kIsLast<Cell, S>) {
-      t.dnext[0] = product;
-      if (!a.projected) t.dnext[0] = t.dnext[0] + V::load(a.carry[0] + i * a.ld_state[0] + j);
-      if (a.grad_out) t.dnext[0] = t.dnext[0] + V::load(a.grad_out + i * a.ld_out + j, width...);
-      if constexpr (S > 0) t.dnext[0].store(a.dnext + i * a.ld_state[0] + j);
+      d[0] = product(0);
+      if (a.drop_fed) d[0] = d[0] * V::load(a.drop_fed + i * a.ld_mask + j);
+      if (!a.projected)
+        d[0] = arrived<Real>(a, d[0] + V::load(a.carry[0] + i * a.ld_state[0] + j), 0, a.reset_sums, i, j);
+      if (a.grad_out.given) d[0] = d[0] + V::load(a.grad_out.at[i] + j, width...);
+      if constexpr (S > 0) d[0].store(a.dnext + i * a.ld_state[0] + j);
     } else {
-      t.doperand = product;
-      t.dnext[0] = V::load(a.dnext + i * a.ld_state[0] + j);
+      t.doperand = product(0);
+      if (a.drop) t.doperand = t.doperand * t.mask;
+      d[0] = V::load(a.dnext + i * a.ld_state[0] + j);
     }
+#pragma GCC unroll 5
+    for (int s = 1; s < Cell::kStates; ++s) {
+      d[s] = V::load(a.carry[s] + i * a.ld_state[s] + j);
+      if (kIsLast<Cell, S> && s < Cell::kFed && s < a.fed) d[s] = d[s] + product(s);
+      d[s] = arrived<Real>(a, d[s], s, kIsLast<Cell, S> ? a.reset_sums : nullptr, i, j);
+      if (a.grad_all[s].given) d[s] = d[s] + V::load(a.grad_all[s].at[i] + j, width...);
+      t.dnext[s] = d[s];
+    }
+    t.dnext[0] = a.zone_h ? d[0] - d[0] * zone(a.zone_h) : d[0];
+    if constexpr (C > 0)
+      if (a.zone_cell) t.dnext[C] = d[C] - d[C] * zone(a.zone_cell);
 #pragma GCC unroll 16
     for (int k = 0; k < Cell::kSaved; ++k) t.saved[k] = V::load(saved + k * a.hidden, width...);
-#pragma GCC unroll 4
-    for (int s = 1; s < Cell::kStates; ++s) t.s[s] = V::load(a.s[s] + i * a.ld_s[s] + j, width...);
-    t.s[0] = a.projected ? V(0) : V::load(a.s[0] + i * a.ld_s[0] + j, width...);
-#pragma GCC unroll 4
+#pragma GCC unroll 5
+    for (int s = 1; s < Cell::kStates; ++s) t.s[s] = V::load(a.s[s].at[i] + j, width...);
+    t.s[0] = a.projected ? V(0) : V::load(a.s[0].at[i] + j, width...);
+#pragma GCC unroll 5
     for (int s = 1; s < Cell::kStates; ++s) t.next[s] = V::load(a.next[s] + i * a.ld_saved + j, width...);
+#pragma GCC unroll 16
+    for (int k = 0; k < Cell::kParameters; ++k) t.p[k] = V::load(a.parameters + k * a.ld_parameters + j);
+#pragma GCC unroll 8
+    for (int k = 0; k < Cell::kNorms; ++k) {
+      t.norm[k] = V::load(a.norms + i * a.ld_saved + k * a.hidden + j, width...);
+      if (norm_stage<Cell>(k) == S) {
+        const Real* m = a.moments + (i * Cell::kGroups + Cell::kNormGroup[k]) * 3;
+        V dn = V::load(a.dnorm + i * a.ld_norm + k * a.ld_unit + j);
+        t.dnorm[k] = (dn - V(m[1]) - t.norm[k] * V(m[2])) * V(m[0]);
+      }
+    }
+    if constexpr (Cell::kNormInput) {
+#pragma GCC unroll 16
+      for (int g = 0; g < Cell::kGates; ++g) t.x[g] = V::load(a.inputs + i * a.ld_saved + g * a.hidden + j, width...);
+    }
 
     Cell::backward(Stage<S>{}, t);
 
+#pragma GCC unroll 8
+    for (int k = 0; k < Cell::kNorms; ++k)
+      if (norm_stage<Cell>(k) == S - 1) t.dnorm[k].store(a.dnorm + i * a.ld_norm + k * a.ld_unit + j);
+    if constexpr (Cell::kParameters > 0)
+      if (a.sums) {
+#pragma GCC unroll 16
+        for (int k = 0; k < Cell::kParameters; ++k)
+          if (Cell::parameter_stage(k) == S) add_to(a.sums + 2 * k * a.ld_sums + j, a.ld_sums, t.dp[k]);
+      }
     int split = 0;
 #pragma GCC unroll 16
-    for (int g = 0; g < kEnd; ++g) {
+    for (int g = 0; g < Cell::kGates; ++g) {
       bool splits = Cell::kSplit >> g & 1u;
-      if (g >= kFirst) {
-        t.dx[g].store(a.dx + i * a.ld_dx + g * a.hidden + j, width...);
+      if (input_stage<Cell>(g) == S) t.dx[g].store(a.dx + i * a.ld_dx + g * a.hidden + j, width...);
+      if (recurrent_stage<Cell>(g) == S) {
         if (splits) t.du[g].store(a.dx + i * a.ld_dx + (Cell::kGates + split) * a.hidden + j, width...);
         (splits ? t.du[g] : t.dx[g]).store(a.du + i * a.ld_du + g * a.hidden + j, width...);
       }
       split += splits;
     }
-    if constexpr (S == 0) {
-#pragma GCC unroll 4
+    if constexpr (S == Cell::kStateStage) {
+      if (a.zone_h) t.ds[0] = t.ds[0] + d[0] * zone(a.zone_h);
+      if constexpr (C > 0)
+        if (a.zone_cell) t.ds[C] = t.ds[C] + d[C] * zone(a.zone_cell);
+#pragma GCC unroll 5
       for (int s = 0; s < Cell::kStates; ++s)
         if (s > 0 || !a.projected) t.ds[s].store(a.carry[s] + i * a.ld_state[s] + j);
     }

@@ -180,7 +180,7 @@ template <class Real> struct Product {
   Columns<Real> columns;
   int gates = 1;
   bool transposed;  // w is (gates*N, K)
-  const Real* bias = nullptr;
+  const Real* bias[kMaxGates][2] = {};  // of each gate: two vectors of N to be added, either may be null
   bool packed = true;
   Real* panels = nullptr;  // all blocks, or of an unpacked (K, N) weight the last, narrow one
   Real* biases = nullptr;
@@ -197,6 +197,7 @@ template <class Real> struct Product {
   Real* bias_of(int64_t block, int gate) const {
     return biases + columns.from(block) * gates + int64_t(gate) * columns.width(block);
   }
+  Real bias_at(int gate, int which, int64_t n) const { return bias[gate][which] ? bias[gate][which][n] : 0; }
   bool is_narrow(int64_t block) const { return columns.units(block) < kTileCols<Real>; }
   const Real* row(int64_t block, int gate) const { return w + (gate * columns.n + columns.from(block)) * ld; }
 
@@ -212,7 +213,7 @@ template <class Real> struct Product {
                     packed ? panel(block, g) : panels);
         if (biases)
           for (int j = 0; j < width; ++j)
-            bias_of(block, g)[j] = bias && j < units ? bias[g * columns.n + columns.from(block) + j] : 0;
+            bias_of(block, g)[j] = j < units ? bias_at(g, 0, columns.from(block) + j) + bias_at(g, 1, columns.from(block) + j) : 0;
       }
     }
   }

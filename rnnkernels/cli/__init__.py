@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import get_isa
-from . import check, demo, info
+from . import check, demo, info, reproduce
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m rnnkernels", description="Fused recurrent layers for PyTorch on the CPU."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (info, check, demo):
+    for command in (info, check, demo, reproduce):
         text = command.__doc__ or ""
         name = command.__name__.rpartition(".")[2]
         sub = commands.add_parser(

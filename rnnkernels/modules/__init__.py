@@ -1,18 +1,61 @@
-"""Drop-in modules for torch.nn's recurrent ones, and the way there and back."""
+"""Drop-in modules for torch.nn's recurrent ones, those torch.nn has not, and the way there and back."""
 
-from .cells import GRUCell, LSTMCell, MinimalGRUCell, RNNCell
+from .cells import (
+    CoupledLSTMCell,
+    GRU1Cell,
+    GRU2Cell,
+    GRU3Cell,
+    GRUCell,
+    IndRNNCell,
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
+    LSTM1997Cell,
+    LSTMCell,
+    MinimalGRUCell,
+    PeepholeLSTMCell,
+    RNNCell,
+)
 from .convert import Conversion, convert
 from .layers import GRU, LSTM, RNN, MinimalGRU
+from .variants import (
+    GRU1,
+    GRU2,
+    GRU3,
+    LSTM1997,
+    CoupledLSTM,
+    IndRNN,
+    LayerNormGRU,
+    LayerNormLSTM,
+    PeepholeLSTM,
+)
 
 __all__ = [
     "RNN",
     "LSTM",
     "GRU",
     "MinimalGRU",
+    "PeepholeLSTM",
+    "CoupledLSTM",
+    "LayerNormLSTM",
+    "LayerNormGRU",
+    "GRU1",
+    "GRU2",
+    "GRU3",
+    "IndRNN",
+    "LSTM1997",
     "RNNCell",
     "LSTMCell",
     "GRUCell",
     "MinimalGRUCell",
+    "PeepholeLSTMCell",
+    "CoupledLSTMCell",
+    "LayerNormLSTMCell",
+    "LayerNormGRUCell",
+    "GRU1Cell",
+    "GRU2Cell",
+    "GRU3Cell",
+    "IndRNNCell",
+    "LSTM1997Cell",
     "Conversion",
     "convert",
 ]

@@ -1,8 +1,12 @@
 """What layers and cells refuse alike."""
 
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from ..functional import autocasts
 
@@ -35,3 +39,68 @@ def check(
             raise RuntimeError(f"hx: expected {x.dtype}, the dtype of the input, for state {n}, got {state.dtype}")
         if state.device != x.device:
             raise RuntimeError(f"hx: expected device {x.device}, where the input is, got {state.device}")
+
+
+# -- what constructors are given: a ValueError that names the argument -------------------------------------------------
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def probability(name: str, value: Any) -> None:
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a probability in [0, 1], got {value!r}")
+
+
+def positive(name: str, value: Any) -> None:
+    """A limit, None where there is none."""
+    if value is not None and not (is_number(value) and value > 0):
+        raise ValueError(f"{name}: expected a positive number or None, got {value!r}")
+
+
+def one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """`value`, if it is among `choices`."""
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        *most, last = map(repr, choices)
+        raise ValueError(f"{name}: expected {', '.join(most)} or {last}, got {value!r}")
+    return value
+
+
+# -- what forward is given beside input and state ----------------------------------------------------------------------
+
+
+def row_lengths(name: str, given: Any, size: int | None) -> Tensor:
+    """`given` (B,), as the ops want it: int64 on the CPU. `size`: how many are expected, None: at least one."""
+    values = given if isinstance(given, Tensor) else torch.tensor(given)
+    if values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool:
+        raise ValueError(f"{name}: expected integers, got {values.dtype}")
+    if values.dim() != 1 or (values.size(0) == 0 if size is None else values.size(0) != size):
+        expected = "at least one number" if size is None else f"shape ({size},)"
+        raise ValueError(f"{name}: expected {expected}, got shape {tuple(values.shape)}")
+    return values.to("cpu", torch.int64)
+
+
+def reset_flags(resets: Any, shape: tuple[int, ...]) -> Tensor:
+    """`resets` of `shape`, or of that and one more axis of size 1."""
+    if not isinstance(resets, Tensor):
+        raise ValueError(f"resets: expected a tensor of shape {shape}, got {type(resets).__name__}")
+    if resets.dtype != torch.bool:
+        raise ValueError(f"resets: expected torch.bool, got {resets.dtype}")
+    if resets.shape == (*shape, 1):
+        resets = resets.squeeze(-1)
+    if resets.shape != shape:
+        raise ValueError(f"resets: expected shape {shape}, got {tuple(resets.shape)}")
+    return resets
+
+
+def packed_resets(resets: Any, packed: PackedSequence) -> Tensor:
+    """The flags (N,) of `resets`, a PackedSequence of one flag a frame, packed as `packed` is."""
+    if not isinstance(resets, PackedSequence):
+        raise ValueError(f"resets: expected a PackedSequence, as the input is, got {type(resets).__name__}")
+    flags = reset_flags(resets.data, (packed.data.size(0),))
+    for name in ("batch_sizes", "sorted_indices"):
+        a, b = getattr(resets, name), getattr(packed, name)
+        if a is not b and (a is None or b is None or not torch.equal(a, b)):
+            raise ValueError(f"resets: expected the input's {name}, got others: pack both with the same lengths")
+    return flags

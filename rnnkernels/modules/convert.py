@@ -11,6 +11,7 @@ from torch import jit, nn
 from torch.nn.utils import parametrize
 
 from . import cells, layers
+from .base import PREPARED, SETTINGS, Base
 
 __all__ = ["Conversion", "convert"]
 
@@ -19,7 +20,7 @@ _PAIRS |= {getattr(nn, name): getattr(cells, name) for name in ("RNNCell", "LSTM
 _KINDS = {"rnnkernels": _PAIRS, "torch": {ours: theirs for theirs, ours in _PAIRS.items()}}
 _ROOTS = {
     "rnnkernels": (nn.RNNBase, nn.RNNCellBase),
-    "torch": (layers.Recurrent, cells.RecurrentCell),
+    "torch": (Base,),
 }
 
 logger = logging.getLogger("rnnkernels")
@@ -104,6 +105,11 @@ def _target(module: nn.Module, to: str) -> tuple[type[nn.Module] | None, str | N
     if new is not None:
         if "forward" in module.__dict__:
             return None, "its forward was replaced on the instance"
+        # forget_bias has done its work when the parameters were made
+        changed = module._changed() if isinstance(module, Base) else ()
+        active = [f"{name}={value}" for name, value in changed if name != "forget_bias"]
+        if active:
+            return None, f"torch.nn has no {', '.join(active)}"
         return new, None
     if isinstance(module, jit.ScriptModule):
         scripted = getattr(module, "original_name", "") in [kind.__name__ for kind in _KINDS[to]]
@@ -113,7 +119,8 @@ def _target(module: nn.Module, to: str) -> tuple[type[nn.Module] | None, str | N
     if isinstance(module, _ROOTS[to]):
         if old.__module__.startswith(__package__):
             return None, "torch.nn has no such module"
-        base = next(kind for kind in old.__mro__ if kind in _KINDS[to] or kind in _ROOTS[to])
+        known = {*_KINDS[to], *_ROOTS[to]}
+        base = next(kind for kind in old.__mro__ if kind in known or kind.__module__.startswith(__package__))
         return None, f"a subclass of {_label(base)} may override what a replacement would lose"
     return None, None
 
@@ -132,12 +139,15 @@ def _replace(old: nn.Module, kind: type[nn.Module]) -> nn.Module:
     for hook in new._load_state_dict_pre_hooks.values():
         if getattr(hook, "with_module", False):
             hook.module = weakref.ref(new)
-    if isinstance(new, layers.Recurrent):
+    if isinstance(new, Base):
         for name in ("_flat_weights", "_flat_weights_names", "_flat_weight_refs", "_all_weights"):
             new.__dict__.pop(name, None)
         new._name_weights()
-    elif isinstance(new, nn.RNNBase):
-        new._all_weights = [[n for n in names if n is not None] for names in new.__dict__.pop("_weight_names")]
+        return new
+    for name in (*SETTINGS, *PREPARED, *old.own):
+        new.__dict__.pop(name, None)
+    if isinstance(new, nn.RNNBase):
+        new._all_weights = [[n for n in names if n is not None] for names in old._weight_names]
         new._flat_weights_names = [name for names in new._all_weights for name in names]
         new.mode = old.mode
         new._init_flat_weights()

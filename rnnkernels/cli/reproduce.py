@@ -1,0 +1,186 @@
+"""Repeat papers' experiments and set their figures beside what is measured here: docs/REPRODUCTION.md.
+
+Every entry has a time limit of its own and can be run alone, one variant of its protocol too: `entry/variant`. Results
+are appended to docs/reproduction/<entry>.json, also by a run ended with Ctrl-C: its finished trials count. Ends with
+status 1 if a gate is not met or a trial raises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    from . import positive
+
+    parser.add_argument(
+        "entries", nargs="*", metavar="entry", help="names, or entry/variant; none: all that can be run"
+    )
+    parser.add_argument("--list", action="store_true", help="say what there is, and end")
+    parser.add_argument("--render", action="store_true", help="write the page from the files, and end")
+    parser.add_argument("--trials", type=positive, help="of each variant (default: the entry's own)")
+    parser.add_argument("--cap", type=positive, help="sequences of a trial at most (default: the entry's own)")
+    parser.add_argument("--seconds", type=positive, help="time limit of each entry (default: its own)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first trial; the next ones count up")
+    parser.add_argument("--jobs", "--threads", type=positive, default=2, help="trials at a time, one thread each")
+    parser.add_argument(
+        "--data", type=Path, help="folder with the files of MNIST or IMDB, for the entries that need it"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        type=_assignment,
+        help="change an option of the variants that are run; they are kept under another name",
+    )
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of REPRODUCTION.md and reproduction/")
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """ "lr=0.1" as a pair; a value that is no Python literal is a word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"OPTION=VALUE expected, found {text}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _chosen(args: argparse.Namespace) -> list[tuple[Any, list[Any]]]:
+    """Entries and the variants of each to be run, or ValueError."""
+    from ..experiments import ENTRIES, Variant
+
+    asked: dict[str, list[Any]] = {}
+    for word in args.entries or [e.name for e in ENTRIES.values() if args.data or not e.needs_data]:
+        name, slash, variant = word.partition("/")
+        if name not in ENTRIES:
+            raise ValueError(f"entry: one of {', '.join(ENTRIES)} expected, found {name}")
+        entry = ENTRIES[name]
+        if entry.needs_data and not args.data:
+            raise ValueError(f"{name}: needs --data DIR, the folder of its files")
+        chosen = [entry.variant(variant)] if slash else entry.variants
+        asked.setdefault(name, []).extend(v for v in chosen if v not in asked.get(name, []))
+    if args.data and not args.data.is_dir():
+        raise ValueError(f"--data: a folder expected, found {args.data}")
+    result = []
+    for name, variants in asked.items():
+        if args.set:
+            if unknown := {option for option, _ in args.set} - set(ENTRIES[name].options):
+                options = ", ".join(ENTRIES[name].options)
+                raise ValueError(f"--set: an option of {name} ({options}) expected, found {', '.join(unknown)}")
+            label = ", ".join(f"{option}={value}" for option, value in args.set)
+            variants = [Variant(f"{v.name}; {label}", {**v.options, **dict(args.set)}) for v in variants]
+        result.append((ENTRIES[name], variants))
+    return result
+
+
+def _list() -> None:
+    from ..experiments import ENTRIES
+
+    for entry in ENTRIES.values():
+        needs = ", needs --data" if entry.needs_data else ""
+        print(f"{entry.name}: {entry.title}")
+        print(f"    paper: {entry.paper}")
+        print(f"    gate: {entry.gate.text if entry.gate else 'none, reported'}")
+        print(
+            f"    {entry.trials} trials of each variant, at most {entry.cap:,} {entry.unit} each, time limit "
+            f"{entry.seconds:,} s{needs}"
+        )
+        for variant in entry.variants:
+            changed = ", ".join(f"{name}={value}" for name, value in variant.options.items())
+            print(f"    {entry.name}/{variant.name}" + (f"  [{changed}]" if changed else ""))
+        print(f"    options: {json.dumps(dict(entry.options))}\n")
+
+
+def write_page(out: Path) -> Path:
+    """Renders the page; its path."""
+    from ..experiments import ENTRIES
+    from ..experiments.report import render
+
+    path = out / "REPRODUCTION.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(ENTRIES.values(), out / "reproduction"), encoding="utf-8")
+    return path
+
+
+def _measure(entry: Any, variants: list[Any], args: argparse.Namespace) -> Any:
+    """Runs an entry under a progress bar, appends to its file, prints its rows; the `Run`."""
+    from tqdm import tqdm
+
+    from ..experiments.report import summary
+    from ..experiments.runner import append, run
+
+    trials, cap, seconds = args.trials or entry.trials, args.cap or entry.cap, args.seconds or entry.seconds
+    total, count = trials * len(variants), {"solved": 0, "ended": 0}
+    shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(
+        total=total, desc=entry.name, bar_format=shape, mininterval=0.2 if sys.stderr.isatty() else 30
+    ) as progress:
+
+        def told(_: str, outcome: Any) -> None:
+            count["ended"] += 1
+            count["solved"] += bool(outcome.solved)
+            progress.set_postfix_str(
+                f"{count['ended']} of {total} trials ended, {count['solved']} solved", refresh=False
+            )
+
+        def moved(part: float) -> None:
+            progress.update(min(part, total - progress.n))
+
+        found = run(entry, variants, trials, cap, args.seed, seconds, args.jobs, args.data, moved, told)
+        progress.n = round(progress.n, 3)
+    if any(found.found.values()):
+        append(args.out / "reproduction" / f"{entry.name}.json", found)
+    for name, outcomes in found.found.items():
+        if outcomes:
+            row = summary(outcomes)
+            print(f"{entry.name}/{name}: {row['solved']}, median {row['median']}, mean {row['mean']} {entry.unit}, "
+                  f"{row['seconds']} s a trial" + (f"; {row['further']}" if row["further"] else ""))  # fmt: skip
+        else:
+            print(f"{entry.name}/{name}: no trial finished")
+    return found
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs what was asked for and writes the page; 1 if a gate is not met or a trial raised, 130 if interrupted."""
+    if args.list:
+        _list()
+        return 0
+    if args.render:
+        print(write_page(args.out))
+        return 0
+    try:
+        chosen = _chosen(args)
+    except ValueError as error:
+        print(f"rnnkernels reproduce: {error}", file=sys.stderr)
+        return 2
+    packages = {"tqdm": "tqdm"} | ({"sklearn": "scikit-learn"} if any("digits" in e.name for e, _ in chosen) else {})
+    if absent := [package for module, package in packages.items() if importlib.util.find_spec(module) is None]:
+        print(f"rnnkernels reproduce: needs {', '.join(absent)}: pip install {' '.join(absent)}", file=sys.stderr)
+        return 2
+    trouble, interrupted = [], False
+    for entry, variants in chosen:
+        found = _measure(entry, variants, args)
+        wrong = found.trouble()
+        trouble += found.errors + [f"{entry.name}: {line}" for line in wrong or ()]
+        if entry.gate:
+            print(f"{entry.name}: gate {'not judged' if wrong is None else 'failed' if wrong else 'passed'}: "
+                  f"{entry.gate.text}")  # fmt: skip
+        if interrupted := found.interrupted:
+            break
+    print(f"page: {write_page(args.out)}")
+    for line in trouble:
+        print(f"rnnkernels reproduce: {line}", file=sys.stderr)
+    if interrupted:
+        print("interrupted: what had finished is kept", file=sys.stderr)
+        return 130
+    return 1 if trouble else 0
