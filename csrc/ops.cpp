@@ -261,6 +261,8 @@ struct Data {
   Tensor fresh_frames(at::IntArrayRef sizes) const {
     return lengths.defined() && !is_flat() ? at::zeros(sizes, options()) : at::empty(sizes, options());
   }
+  // Frames that are computed: none where there is no tick, no row, or every length is 0.
+  int64_t live_frames() const { return frame_at.empty() ? T * B : frame_at.back(); }
   std::vector<int64_t> frames_of(int64_t n) const {
     return is_flat() ? std::vector<int64_t>{frames, n} : std::vector<int64_t>{T, B, n};
   }
@@ -616,8 +618,11 @@ struct Results {
 
 template <class Real> void run_forward(int cell, const Data& d, bool save, Results& r) {
   Prepared<Real> p(d);
-  for (int s = 0; s < d.f.states; ++s) r.final.push_back(d.T ? at::empty_like(p.first[s]) : p.first[s].clone());
-  if (d.T == 0) return;
+  for (int s = 0; s < d.f.states; ++s) r.final.push_back(d.live_frames() ? at::empty_like(p.first[s]) : p.first[s].clone());
+  if (d.live_frames() == 0) {
+    for (int s = 0; s < d.f.states; ++s) r.final[s] = p.expand.pick_state(r.final[s], s);
+    return;
+  }
   Call<Real>& c = p.call;
   c.out = data<Real>(r.out);
   std::vector<Tensor> all(d.f.states);
@@ -708,6 +713,7 @@ template <class Real> void recompute(int cell, const Data& d, Prepared<Real>& p,
     int64_t at = piece * d.piece();
     if (at >= d.T) continue;  // flat inputs: there were fewer ticks than frames
     Call<Real> part = p.part(at, std::min(d.T, at + d.piece()));
+    if (turn == 0 && part.time.frame(part.time.end) == 0) continue;  // every row ended before
     part.saved = data<Real>(saved);
     const Real* from = read<Real>(g.saved) + (piece - 1) * g.saved.size(1);
     for (int s = 0; s < states && piece > 0; ++s) {
@@ -732,11 +738,12 @@ template <class Real> void run_backward(int cell, const Data& d, Gradients& g) {
   const int states = d.f.states;
   Prepared<Real> p(d);
   Call<Real>& c = p.call;
+  const bool runs = d.live_frames() > 0;
   auto fresh = [&](bool needed, at::IntArrayRef sizes) {
-    return !needed ? Tensor() : d.T ? at::empty(sizes, d.options()) : at::zeros(sizes, d.options());
+    return !needed ? Tensor() : runs ? at::empty(sizes, d.options()) : at::zeros(sizes, d.options());
   };
   int64_t H = d.H;
-  g.x = !g.needs_x ? Tensor() : d.T ? d.fresh_frames(d.x.sizes()) : at::zeros(d.x.sizes(), d.options());
+  g.x = !g.needs_x ? Tensor() : runs ? d.fresh_frames(d.x.sizes()) : at::zeros(d.x.sizes(), d.options());
   g.w_ih = fresh(g.needs_w, {d.f.input_gates() * H, d.I});
   g.w_hh = fresh(g.needs_w && d.w_hh, {d.f.gates * H, d.fed});
   g.b_ih = fresh(g.needs_w && d.b_ih, {(d.f.gates - d.f.first_bias_ih) * H});
@@ -744,13 +751,13 @@ template <class Real> void run_backward(int cell, const Data& d, Gradients& g) {
   g.w_hr = fresh(g.needs_w && d.w_hr, {d.P, H});
   g.unit = fresh(g.needs_w && d.unit, {d.f.parameters * H});
   for (int s = 0; s < states; ++s) {
-    g.first.push_back(d.T ? at::empty_like(p.first[s]) : at::zeros_like(p.first[s]));
-    if (d.T == 0 && g.grad_final[s].defined()) g.first[s].copy_(p.expand.spread_gradient(g.grad_final[s], s));
+    g.first.push_back(runs ? at::empty_like(p.first[s]) : at::zeros_like(p.first[s]));
+    if (!runs && g.grad_final[s].defined()) g.first[s].copy_(p.expand.spread_gradient(g.grad_final[s], s));
     g.reset.push_back(p.reset[s].defined() ? at::zeros_like(p.reset[s]) : Tensor());
   }
   std::vector<Tensor> held;  // what pointers point into
   auto hold = [&](Tensor t) { return held.push_back(t), read<Real>(held.back()); };
-  if (d.T) {
+  if (runs) {
     c.out = const_cast<Real*>(read<Real>(g.out));
     c.grad_out = read<Real>(g.grad_out);
     for (int s = 0; s < states; ++s) {

@@ -38,7 +38,8 @@ def layer(
 
     Args:
         cell: one of `rnnkernels.info()["cells"]`: "lstm", "gru", "rnn_tanh", ...
-        x: input (T,B,I); packed frames (N,I), with `batch_sizes`; or sequences one after another (N,I), with `lengths`.
+        x: input (T,B,I); packed frames (N,I), with `batch_sizes`; or sequences one after another (N,I), with
+            `lengths`.
         w_ih: input weights (G*H,I), gates in torch.nn's order; only the gates that take inputs have rows.
         w_hh: recurrent weights (G*H,P); None for cells without a recurrent product.
         b_ih, b_hh: biases (G*H), each may be None.
@@ -47,21 +48,21 @@ def layer(
         batch_sizes: rows alive at each tick, int64 (T,) on the CPU, non-increasing, as in `PackedSequence`.
         reverse: walk from each row's own last tick to its first.
         unit: parameters of each hidden unit (K*H) of cells that have such: peepholes, gains, ...
-        lengths: ticks of each row, int64 (B,) on the CPU, in any order, 0 allowed. Past its end a row's state stays, its
-            output is zero, and so are all gradients.
+        lengths: ticks of each row, int64 (B,) on the CPU, in any order, 0 allowed. Past its end a row's state stays,
+            its output is zero, and so are all gradients.
         resets: bool, (T,B) or (N,), as x lies: where True, the states become `reset_states` before that tick; walking in
             reverse, between that tick and the one before it.
         reset_states: one for each state, (P) or (H), None for zero; or none at all.
         options: regularisers, limits, masks and what is remembered.
 
     Returns:
-        `(out, *final states)`: out (T,B,P) or (N,P), and each row's states after its last tick, shaped as `states`. With
-        `options.all_states` also every state but the first after every tick, laid out as out.
+        `(out, *final states)`: out (T,B,P) or (N,P), and each row's states after its last tick, shaped as `states`.
+        With `options.all_states` also every state but the first after every tick, laid out as out.
 
     Raises:
         ValueError: an unknown cell.
-        RuntimeError: wrong rank, size, dtype, device, number of states, batch sizes or lengths; an option the cell cannot
-            have; a double backward through a truncated or clipped gradient.
+        RuntimeError: wrong rank, size, dtype, device, number of states, batch sizes or lengths; an option the cell
+            cannot have; a double backward through a truncated or clipped gradient.
     """
     op = LAYERS.get(cell)
     if op is None:
@@ -99,10 +100,8 @@ def _zero_states(
     lengths: Tensor | None,
     block_size: int,
 ) -> list[Tensor]:
-    if x.dim() == 3:
-        rows = x.size(1)
-    else:
-        rows = int(batch_sizes[0]) if lengths is None else lengths.size(0)
+    flat_rows = lengths.size(0) if lengths is not None else None if batch_sizes is None else int(batch_sizes[0])
+    rows = x.size(1) if x.dim() == 3 else flat_rows
     if w_hr is None and op.fed == 1:
         return [x.new_zeros(rows, w_hh.size(1))] * op.states
     inputs = range(op.first_input, op.gates)

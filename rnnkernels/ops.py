@@ -8,7 +8,6 @@ backward, forward mode) goes through the plain torch reference, with one warning
 
 import functools
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,8 +38,8 @@ class Layer:
     Attributes:
         name: the cell's, and its op's.
         gates, states: how many of each (G, S).
-        saved_rows, scales: numbers saved of a frame for backward are saved_rows * H + scales; and H more with w_hr, with
-            zoneout of the cell state, and in half precision.
+        saved_rows, scales: numbers saved of a frame for backward are saved_rows * H + scales; and H more with w_hr,
+            with zoneout of the cell state, and in half precision.
         projection: whether w_hr may be given.
         parameters: H-vectors in `unit`.
         fed: states, from the first, that may feed back; 0: no recurrent product.
@@ -127,7 +126,7 @@ class Layer:
     def __call__(self, *args: Any, all_states: bool = False) -> tuple[Tensor, ...]:
         """Runs `args` (see the class), saving for backward only what somebody may ask for.
 
-        `args` may end with the tensors: the configuration is then a layer's without any option, from first to last tick.
+        `args` may end with the tensors: the configuration is then that of a layer without any option, walking forward.
         Returns `(out, *final states)`, with `all_states` the sequences of the states but the first as well.
         """
         eager = not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed())
@@ -427,7 +426,14 @@ def _one_by_one(call: Callable, size: int, in_dims: tuple, args: tuple) -> tuple
 
 
 def _folded(
-    call: Callable, size: int, in_dims: tuple, inputs: tuple, outputs: tuple, tensors: Sequence, config: tuple, flags: tuple
+    call: Callable,
+    size: int,
+    in_dims: tuple,
+    inputs: tuple,
+    outputs: tuple,
+    tensors: Sequence[Tensor | None],
+    config: tuple,
+    flags: tuple,
 ) -> tuple[tuple, tuple]:
     """The batching rule otherwise: one call in which row b of sample v is row b * size + v.
 

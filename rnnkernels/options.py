@@ -30,7 +30,7 @@ class Options(NamedTuple):
     """Everything a layer takes that is neither data nor weight. The defaults change nothing.
 
     Attributes:
-        zoneout, zoneout_cell: probability of keeping h and c at a tick; without seed or masks, the expectation is taken.
+        zoneout, zoneout_cell: probability of keeping h and c at a tick; without seed or masks, the expectation.
         recurrent_dropout, input_dropout, weight_dropout: probabilities; they act only with `seed`.
         step: a new recurrent and input mask at every tick instead of one for the sequence.
         cell_clip: the new cell state is clamped to [-cell_clip, cell_clip]; 0: never.

@@ -260,6 +260,11 @@ def test_poisoned_memory_at_every_size(cell, case, poison):
         assert result.isfinite().all()
 
 
+def bits(t):
+    """What memory holds; nothing is ever written, or read, of what is saved past a row's end."""
+    return t.contiguous().view(torch.uint8) if isinstance(t, torch.Tensor) else t
+
+
 @layers(some)
 def test_bitwise_repeatable_and_inputs_untouched(cell, case, isa, threads):
     problem = Problem(cell, case)
@@ -267,14 +272,14 @@ def test_bitwise_repeatable_and_inputs_untouched(cell, case, isa, threads):
     before = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
     first = ops(cell)[1](*arguments)
     for a, b in zip(arguments, before, strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a is b
-    results = ops(cell)[0](*forward_arguments(problem))
+        assert torch.equal(bits(a), bits(b)) if isinstance(a, torch.Tensor) else a is b
+    results = ops(cell)[0](*forward_arguments(problem))[:-1]
     for _ in range(3):
         for ours, theirs in zip(ops(cell)[1](*arguments), first, strict=True):
             assert torch.equal(ours, theirs)
-        for ours, theirs in zip(ops(cell)[0](*forward_arguments(problem)), results, strict=True):
+        for ours, theirs in zip(ops(cell)[0](*forward_arguments(problem))[:-1], results, strict=True):
             assert torch.equal(ours, theirs)
-    for ours, theirs in zip(ops(cell)[0](*forward_arguments(problem, save=False))[:-1], results[:-1], strict=True):
+    for ours, theirs in zip(ops(cell)[0](*forward_arguments(problem, save=False))[:-1], results, strict=True):
         assert torch.equal(ours, theirs)
 
 

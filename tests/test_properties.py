@@ -44,8 +44,9 @@ def problems(draw):
         frames = int(problem.batch_sizes.sum())
         problem.tensors[0] = torch.rand(frames, I).double() - 0.5
         problem.resets = None if problem.resets is None else torch.rand(frames) < 0.3
-        problem.weights = [torch.rand(frames, w.size(1)).double() if n in (0, *range(1 + CELLS[cell]["states"], 99)) else w
-                           for n, w in enumerate(problem.weights)]  # fmt: skip
+        per_frame = [0, *range(1 + CELLS[cell]["states"], len(problem.weights))]  # out and the sequences
+        for n in per_frame:
+            problem.weights[n] = torch.rand(frames, problem.weights[n].size(1)).double()
     x = problem.tensors[0]
     order = draw(st.permutations(range(x.dim())))
     steps = [draw(st.integers(1, 3)) for _ in order]

@@ -19,10 +19,10 @@ from .. import _C, functional, info, reference, set_isa
 from ..testing import CASES, LARGE, OPTIONS, Case, Problem, assert_as_good_as
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# Not H = 1 over many ticks: the rule's floor is a gradient's largest value, and a single one may cancel to nothing.
-SIZES = tuple(case for case in CASES if (case.T, case.B) in ((1, 1), (2, 8), (63, 3)) and case.H in (8, 33))
+# Not few units over many ticks: the rule holds one largest error against another, and few may be small by chance.
+SIZES = tuple(case for case in CASES if (case.T, case.B, case.H) in ((1, 1, 8), (1, 1, 33), (2, 8, 8), (63, 3, 33)))
 LONG_SUMS = LARGE[2:3]
-DERIVED = (Case(3, 2, 3, 5, packed=True), Case(3, 2, 3, 5, bias=False, reverse=True))
+DERIVED = (Case(3, 2, 3, 5, layout="packed"), Case(3, 2, 3, 5, bias=False, reverse=True))
 FLOAT64_TO_32 = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
 PROJECTED = (Case(3, 2, 3, 5, P=2),)
 
@@ -42,7 +42,7 @@ class Held:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the small steps of plain torch gain nothing from more and suffer on a busy machine
         self.held = []
-        for case in (*SIZES, *OPTIONS, *LONG_SUMS):
+        for case in (*SIZES, *OPTIONS[self.cell][::8], *LONG_SUMS):
             if case.P is None or cell["projection"]:
                 problem = Problem(self.cell, case, values, seed)
                 exact = problem.outputs_and_gradients(reference.layer, torch.float64)
