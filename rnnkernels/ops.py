@@ -168,7 +168,7 @@ class Layer:
         return (x.size(0) * x.size(1) if x.dim() == 3 else x.size(0), rows * hidden + self.scales)
 
     def _fake(self, *args: Any) -> tuple[Tensor, ...]:
-        *args, save, all_states = args
+        *args, save, all_states = _whole(args, self.tensors, False)
         tensors, config = args[: self.tensors], args[self.tensors :]
         x, states = tensors[0], tensors[7 : 7 + self.states]
         wide = torch.promote_types(x.dtype, torch.float32)
@@ -180,6 +180,7 @@ class Layer:
         )
 
     def _backward_fake(self, *args: Any) -> tuple[Tensor, ...]:
+        args = _whole(args, 2 * self.states + self.tensors + 2, True)
         tensors, needs_x, needs_w = args[2 * self.states :][: self.tensors], *args[-2:]
         return tuple(
             tensors[0].new_empty(t.shape if given else (0,))
@@ -320,6 +321,7 @@ class Layer:
         return all(part is None for part in config[2:-2]) and not (choices and choices[-1])
 
     def _vmap(self, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        args, in_dims = _whole(args, self.tensors, False), (*in_dims, *[None] * 14)
         tensors, config, flags = args[: self.tensors], args[self.tensors : -2], args[-2:]
         fixed = in_dims[1:7] + in_dims[7 + self.states : self.tensors]
         if _batched(fixed) or not self._rows_alike(config):
@@ -333,6 +335,7 @@ class Layer:
 
     def _backward_vmap(self, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
         n = 2 * self.states + self.tensors + 2
+        args, in_dims = _whole(args, n, True), (*in_dims, *[None] * 14)
         tensors, config, flags = args[:n], args[n:-2], args[-2:]
         needs_x, needs_w = flags
         data = in_dims[2 * self.states :]
@@ -378,6 +381,12 @@ def _save(ctx: Any, *tensors: Tensor | None) -> None:
     ctx.config = tuple(_SAVED if isinstance(c, Tensor) else c for c in ctx.config)
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)
+
+
+def _whole(args: tuple, required: int, flags: bool) -> tuple:
+    """`args` with what tracers drop because it is the schema's default: configuration and two flags at the end."""
+    defaults = (None, False, None, None, *PLAIN.flat(), flags, flags)
+    return *args, *defaults[len(args) - required :]
 
 
 def _split(args: Sequence[Any], count: int) -> tuple[Sequence[Any], Sequence[Any]]:

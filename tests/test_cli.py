@@ -34,7 +34,7 @@ def test_check_fails_where_a_kernel_is_wrong(monkeypatch, capsys):
     plain, table = reference.CELLS["gru"], [CELLS["gru"], CELLS["rnn_tanh"]]
     monkeypatch.setattr(_C, "cells", lambda: table)
     monkeypatch.setattr(_C, "isas", lambda: {"built": ISAS, "available": ISAS[-1:]})
-    monkeypatch.setitem(reference.CELLS, "gru", lambda *args: tuple(h * (1 + 1e-4) for h in plain(*args)))
+    monkeypatch.setitem(reference.CELLS, "gru", lambda *args, **kw: tuple(h * (1 + 1e-4) for h in plain(*args, **kw)))
     assert cli.main(["check"]) == 1
     said = capsys.readouterr()
     assert "FAILED" in said.out and "check: gru" in said.err and "check: rnn_tanh" not in said.err

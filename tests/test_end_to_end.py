@@ -1,6 +1,8 @@
 """Every class and every option trains, and goes on from a checkpoint as if nothing had happened."""
 
 import io
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,9 +66,9 @@ RAGGED = ("lengths", "packed", "cu_seqlens")
 NEEDS = {  # the fact of a class that an option asks for
     "zoneout_cell": lambda kind: "c" in kind.states,
     "cell_clip": lambda kind: "c" in kind.states,
-    "recurrent_dropout": lambda kind: kind is not rk.IndRNN,
-    "weight_dropout": lambda kind: kind is not rk.IndRNN,
-    "forget_bias": lambda kind: kind in (rk.LSTM, rk.PeepholeLSTM, rk.LayerNormLSTM),
+    "recurrent_dropout": lambda kind: kind.has_recurrent_product is not False,
+    "weight_dropout": lambda kind: kind.has_recurrent_product is not False,
+    "forget_bias": lambda kind: isinstance(kind.forget_gate_rows, int),
 }
 
 
@@ -188,3 +190,12 @@ def test_cells_train(kind):
         optimiser.step()
         losses.append(loss.item())
     assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+
+
+def test_examples_of_the_readme_run():
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    names = {"model": nn.Sequential(nn.LSTM(I, H))}  # one you already have
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 3
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), names)

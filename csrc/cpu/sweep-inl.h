@@ -684,7 +684,7 @@ template <class Real> class Backward {
     int64_t to = min_of(share_.rows.to, c_.time.rows(t)), from = min_of(share_.rows.from, to);
     read_masks(t, from, to);
     if (c_.w_hr) {
-      Slice blocks = share_.blocks_of(m_.fed[0].columns);
+      Slice blocks = share_.blocks_of({c_.outputs});
       for (int64_t block = blocks.from; block < blocks.to; ++block)
         row_groups(from, to, [&](int64_t b, int rows) { grad_projected(t, block, b, rows); });
       share_.meet(meeting_);
@@ -740,14 +740,15 @@ template <class Real> class Backward {
 
   void grad_projected(int64_t t, int64_t block, int64_t b, int rows) {
     using V = Vector<Real>;
-    const Columns<Real>& columns = m_.fed[0].columns;
+    const Columns<Real> columns{c_.outputs};
     int64_t unit = columns.from(block), frame = c_.time.frame(t) + b, own = unit - share_.outputs.from;
-    m_.fed[0](rows, rows_from(m_.du[now_], m_.ld_du, b).at, block, 0, scratch_, kTileCols<Real>);
+    if (!c_.truncated)
+      m_.fed[0](rows, rows_from(m_.du[now_], m_.ld_du, b).at, block, 0, scratch_, kTileCols<Real>);
     BackwardTile<Real> a{};
     set_arrival(a, b, own);
     over_tile<Real>(rows, columns.units(block), [&](int i, int j, auto... width) RNN_LAMBDA {
       Real* carry = m_.carry[0] + (b + i) * m_.ld_h + unit + j;
-      V d = V::load(scratch_ + i * kTileCols<Real> + j);
+      V d = c_.truncated ? V(0) : V::load(scratch_ + i * kTileCols<Real> + j);
       if (a.drop_fed) d = d * V::load(a.drop_fed + i * a.ld_mask + j);
       d = arrived<Real>(a, d + V::load(carry), 0, a.reset_sums, i, j);
       V(0).store(carry);

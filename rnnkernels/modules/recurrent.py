@@ -253,7 +253,10 @@ class Recurrent(Base):
             raise ValueError("lengths: expected none beside cu_seqlens, which says them, got both")
         if x.dim() != 2:
             raise ValueError(f"input: expected 2 dimensions with cu_seqlens, got {x.dim()}")
-        keywords = {"lengths": row_lengths("cu_seqlens", cu_seqlens, None).diff()}
+        offsets = row_lengths("cu_seqlens", cu_seqlens, None)
+        if not torch.compiler.is_compiling() and offsets[0] != 0:  # a graph must not depend on values
+            raise ValueError(f"cu_seqlens: expected 0 first, got {int(offsets[0])}")
+        keywords = {"lengths": offsets.diff()}
         if resets is not None:
             keywords["resets"] = reset_flags(resets, tuple(x.shape[:1]))
         return x, keywords
