@@ -328,7 +328,7 @@ def limits() -> list[tuple[str, str, Option, str]]:
 
 def limit_of(option: Option) -> str:
     """The limit in words."""
-    return f"at most {option.most:g}x" if option.most > 0.64 else f"at least {1 / option.most:.1f}x faster"
+    return f"at most {option.most:g}x"
 
 
 def case_of(row: dict) -> Case:

@@ -205,7 +205,8 @@ class Problem:
         facts = LAYERS[cell]
         T, B, H, P = case.T, case.B, case.H, case.P or case.H
         blocks = H // case.options.block_size
-        scale = H**-0.5  # of torch.nn's initialisation
+        # torch.nn's initialisation, or that of 1997, whose g is twice as wide and would be chaotic with more.
+        scale = min(H**-0.5, 0.2) if facts.shared else H**-0.5
 
         def rows(first: int) -> int:
             return sum(blocks if facts.shared >> gate & 1 else H for gate in range(first, facts.gates))
@@ -233,7 +234,7 @@ class Problem:
             draw(rows(facts.first_bias_ih) - (H if case.bias == "gates" else 0), scale=scale) if with_b_ih else None,
             draw(rows(facts.first_bias_hh), scale=scale) if with_b_hh else None,
             draw(P, H, scale=scale) if case.P else None,
-            draw(facts.parameters * H).abs() if facts.parameters else None,  # gates and gains among them: not below 0
+            self._draw_unit(draw, facts.parameters * H, scale) if facts.parameters else None,
             *states,
         ]
         self.weights = [draw(*shape, P), *(draw(*s.shape) for s in states)]
@@ -251,6 +252,12 @@ class Problem:
             w_hh = None if not recurrent else (rows(0), columns)
             given = random.masks(self.options, ticks, B, case.I, H, P, w_hh, torch.float64)
             self.options = case.options._replace(masks=given)
+
+    def _draw_unit(self, draw: Callable[..., Tensor], n: int, scale: float) -> Tensor:
+        """Weights as all others, or gates, or gains: from 1/2 up those make many ticks chaotic, and errors chance."""
+        if self.cell in ("peephole_lstm", "ind_rnn"):
+            return draw(n, scale=scale)
+        return draw(n, scale=0.25 if self.cell.startswith("layernorm") else 1.0).abs()
 
     def run(self, layer: Callable[..., tuple[Tensor, ...]], *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """`(out, *final states, *sequences)` that `layer` (of `functional` or `reference`) makes of `tensors`."""

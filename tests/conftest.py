@@ -77,8 +77,9 @@ def poison():
 
 
 def seeds(case):
-    """A gradient of one number errs by chance: cases of one hidden unit are judged over several problems."""
-    return range(16 if case.H == 1 else 1)
+    """A gradient of few numbers errs by chance, and so do many ticks: such cases are judged over several problems."""
+    few = 1 in (case.H, case.I) or (case.T == 63 and case.B * case.H < 64)
+    return range(16 if few else 3 if case.T == 63 else 1)
 
 
 def results(layer, cell, case, values, dtype):

@@ -2,6 +2,7 @@
 // of threads over odd sizes, each tensor between two fences. Gradients are held against central differences, float
 // against double, pieces of a sequence against the whole, drawn masks against given ones, NaN-filled results, workspace
 // and padding against results that depend on them. An argument: only that cell. Exits 1 if anything disagrees.
+// Under ThreadSanitizer (-DRNN_SANITIZE=thread) the threads are std's.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

@@ -7,15 +7,15 @@ namespace rnn {
 // What tells the variants apart: inputs of the gates, their biases, and which side of the blend z is on.
 struct ResetBefore {
   static constexpr const char* kName = "gru_before";
-  static constexpr bool kGateInputs = true, kGateBiases = true, kKeepsByZ = true;
+  static constexpr bool kTwoBiases = true, kGateInputs = true, kGateBiases = true, kKeepsByZ = true;
 };
 struct DeySalem1 {
   static constexpr const char* kName = "gru1";
-  static constexpr bool kGateInputs = false, kGateBiases = true, kKeepsByZ = false;
+  static constexpr bool kTwoBiases = false, kGateInputs = false, kGateBiases = true, kKeepsByZ = false;
 };
 struct DeySalem2 {
   static constexpr const char* kName = "gru2";
-  static constexpr bool kGateInputs = false, kGateBiases = false, kKeepsByZ = false;
+  static constexpr bool kTwoBiases = false, kGateInputs = false, kGateBiases = false, kKeepsByZ = false;
 };
 
 template <class Variant> struct GruBeforeOf : CellDefaults {
@@ -26,6 +26,7 @@ template <class Variant> struct GruBeforeOf : CellDefaults {
   static constexpr int kStageEnd[] = {Z + 1, N + 1};
   static constexpr int kFirstInput = Variant::kGateInputs ? R : N;
   static constexpr int kFirstBiasIh = Variant::kGateBiases ? R : N;
+  static constexpr int kFirstBiasHh = Variant::kTwoBiases ? 0 : kGates;
 
   template <class U> RNN_FN static void forward(Stage<0>, U& t) {
     t.saved[R] = sigmoid(t.x[R] + t.u[R]);
@@ -62,6 +63,7 @@ struct Gru3 : CellDefaults {
   enum Saved { kSaved = kGates };
   enum Parameter { R, Z, kParameters };
   static constexpr int kStageEnd[] = {0, N + 1};
+  static constexpr int kFirstBiasHh = kGates;
   RNN_FN static constexpr int parameter_stage(int k) { return k == Z; }
 
   template <class U> RNN_FN static void forward(Stage<0>, U& t) { t.operand = t.p[R] * t.s[H]; }

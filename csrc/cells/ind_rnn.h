@@ -12,6 +12,7 @@ struct IndRnn : CellDefaults {
   enum Parameter { Weight, kParameters };
   static constexpr int kStageEnd[] = {kGates};
   static constexpr int kFed = 0;
+  static constexpr int kFirstBiasHh = kGates;
 
   template <class U> RNN_FN static void forward(Stage<0>, U& t) {
     t.next[H] = t.saved[A] = squash(t.squash[0], t.x[A] + t.p[Weight] * t.mask * t.s[H]);

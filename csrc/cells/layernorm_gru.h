@@ -20,6 +20,7 @@ struct LayerNormGru : CellDefaults {
   static constexpr int kSavedStage[] = {1, 1, 1};
   static constexpr int kStateStage = 1;
   static constexpr unsigned kSplit = (1u << kGates) - 1;
+  static constexpr int kFirstBiasIh = kGates, kFirstBiasHh = kGates;  // they come after, as parameters
   static constexpr int kInputStage[] = {1, 1, 1};
   RNN_FN static constexpr int parameter_stage(int) { return 1; }
 

@@ -37,6 +37,7 @@ template <LstmNorm norm> struct LayerNormLstmOf : CellDefaults {
   static constexpr unsigned kSplit = kGate ? 0 : (1u << kGates) - 1;
   static constexpr int kInputStage[] = {!kGate, !kGate, !kGate, !kGate};
   static constexpr int kCell = C;
+  static constexpr int kFirstBiasIh = kGates, kFirstBiasHh = kGates;  // they come after, as parameters
   RNN_FN static constexpr int parameter_stage(int k) { return k < GainC ? 1 : 2; }
 
   template <class U> RNN_FN static auto sum(const U& t, int g) {

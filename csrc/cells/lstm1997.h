@@ -14,6 +14,7 @@ template <bool forgets, bool closes> struct Lstm1997 : CellDefaults {
   static constexpr int kStageEnd[] = {kGates};
   static constexpr unsigned kShared = 1u << I | unsigned(forgets) << F | unsigned(closes) << O;
   static constexpr int kFed = C;
+  static constexpr int kFirstBiasHh = kGates;
   static constexpr int kCell = C;
 
   template <class U> RNN_FN static void forward(Stage<0>, U& t) {

@@ -146,6 +146,7 @@ template <class Real> struct Call {
   bool truncated;
   int squash[2];
 
+  RNN_FN bool wants_weights() const { return grad_w_ih || grad_w_hh || grad_b_ih || grad_b_hh; }  // any may be empty
   RNN_FN Kept kept(const Facts& f) const { return Kept(f, w_hr != nullptr, masks[kZoneCell].on()); }
   RNN_FN int64_t units(int state) const { return state ? hidden : outputs; }
   RNN_FN const Real* x_at(int64_t t, int64_t b) const { return x + time.tick_at(t) * x_tick + time.row_at(b) * x_row; }

@@ -160,6 +160,9 @@ template <class Real, class V> RNN_FN V arrived(const BackwardTile<Real>& a, V d
   return V(0);
 }
 
+// Exactly one of the two where z is 1 or 0.
+template <class V> RNN_FN V blend(V z, V kept, V fresh) { return z * kept + (V(1) - z) * fresh; }
+
 template <class Cell, class Real, int S> void forward_stage(const ForwardTile<Real>& a) {
   using V = Vector<Real>;
   constexpr int kFirst = kFirstGate<Cell, S>, kEnd = Cell::kStageEnd[S];
@@ -200,9 +203,9 @@ template <class Cell, class Real, int S> void forward_stage(const ForwardTile<Re
         if (a.zone_cell) {
           constexpr int C = Cell::kCell;
           if (a.kept_raw) t.next[C].store(a.kept_raw + i * a.ld_saved + j, width...);
-          t.next[C] = t.next[C] + V::load(a.zone_cell + i * a.ld_mask + j) * (t.s[C] - t.next[C]);
+          t.next[C] = blend(V::load(a.zone_cell + i * a.ld_mask + j), t.s[C], t.next[C]);
         }
-      if (a.zone_h) t.next[0] = t.next[0] + V::load(a.zone_h + i * a.ld_mask + j) * (t.s[0] - t.next[0]);
+      if (a.zone_h) t.next[0] = blend(V::load(a.zone_h + i * a.ld_mask + j), t.s[0], t.next[0]);
 #pragma GCC unroll 5
       for (int s = 1; s < Cell::kStates; ++s) {
         if (s < Cell::kFed && a.several_fed)

@@ -569,7 +569,7 @@ template <class Real> struct BackwardSpace {
     }
     dx = arena.take<Real>(frames * ld_dx);
     columns_x = {I}, columns_fed = {width}, columns_unit = {H};
-    if (c.grad_w_ih) {
+    if (c.wants_weights()) {
       panels_x = arena.take<Real>(columns_x.padded() * kDepth);
       for (int s = 0; s < fed_n; ++s) panels_fed[s] = arena.take<Real>(columns_fed.padded() * kDepth);
       for (int s = 1; s < f.stages + (c.w_hr != nullptr); ++s)
@@ -641,7 +641,7 @@ template <class Real> class Backward {
         meeting_.all();
       }
       if (c_.grad_x) grad_inputs(first_tick, last_tick);
-      if (c_.grad_w_ih) grad_weights(first_tick, last_tick);
+      if (c_.wants_weights()) grad_weights(first_tick, last_tick);
       meeting_.all();
     }
     finish();
@@ -995,14 +995,17 @@ template <class Real> class Backward {
                   c_.inputs, bias_ih);
       bias_ih = nullptr;
     }
-    Real* bias = bias_ih ? bias_ih : bias_hh;
     Real* to = c_.grad_w_hh + g * H * c_.fed;
+    if (bias_ih || fed_ == 0)  // no weight's gradient comes with them
+      for (Real* bias : {bias_ih, bias_hh})
+        grad_weight(depth, du, m_.ld_dx, H, nullptr, Columns<Real>{0}, to, 0, bias);
+    if (bias_ih) bias_hh = nullptr;
     if (stage > 0)
-      grad_weight(depth, du, m_.ld_dx, H, m_.panels_operand[stage], m_.columns_unit, to, c_.fed, bias);
+      grad_weight(depth, du, m_.ld_dx, H, m_.panels_operand[stage], m_.columns_unit, to, c_.fed, bias_hh);
     else
       for (int s = 0; s < fed_; ++s)
         grad_weight(depth, du, m_.ld_dx, H, m_.panels_fed[s], m_.columns_fed, to + s * m_.columns_fed.n, c_.fed,
-                    s ? nullptr : bias);
+                    s ? nullptr : bias_hh);
   }
 
   void pack_frames(const Real* const* rows, int64_t from, int64_t depth, const Columns<Real>& columns, Real* panels) {
