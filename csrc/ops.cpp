@@ -54,19 +54,23 @@ std::string data_schema(const Facts& f) {
 // What rnnkernels.options.Options says, in the order of its method `flat`.
 constexpr int kConfig = 12;
 constexpr const char* kConfigSchema =
-    ", Tensor? batch_sizes=None, bool reverse=False, Tensor? lengths=None, Tensor? resets=None, Tensor? seed=None, Tensor? "
+    ", Tensor? batch_sizes=None, bool reverse=False, Tensor? lengths=None, Tensor? resets=None, Tensor? seed=None, "
+    "Tensor? "
     "zoneout_mask=None, Tensor? zoneout_cell_mask=None, Tensor? recurrent_mask=None, Tensor? input_mask=None, Tensor? "
     "weight_mask=None, float[] numbers=[], int[] choices=[]";
 
 std::string forward_schema(const Facts& f) {
-  return std::string(f.name) + "(" + data_schema(f) + kConfigSchema + ", bool save=False, bool all_states=False) -> (Tensor out" +
-         per_state(f, ", Tensor ", "_n") + per_state(f, ", Tensor ", "_all", 1) + ", Tensor saved)";
+  return std::string(f.name) + "(" + data_schema(f) + kConfigSchema +
+         ", bool save=False, bool all_states=False) -> (Tensor out" + per_state(f, ", Tensor ", "_n") +
+         per_state(f, ", Tensor ", "_all", 1) + ", Tensor saved)";
 }
 
 std::string backward_schema(const Facts& f) {
   return std::string(f.name) + "_backward(Tensor? grad_out" + per_state(f, ", Tensor? grad_", "_n") +
-         per_state(f, ", Tensor? grad_", "_all", 1) + ", " + data_schema(f) + ", Tensor out, Tensor saved" + kConfigSchema +
-         ", bool needs_x=True, bool needs_w=True) -> (Tensor grad_x, Tensor grad_w_ih, Tensor grad_w_hh, Tensor grad_b_ih, Tensor "
+         per_state(f, ", Tensor? grad_", "_all", 1) + ", " + data_schema(f) + ", Tensor out, Tensor saved" +
+         kConfigSchema +
+         ", bool needs_x=True, bool needs_w=True) -> (Tensor grad_x, Tensor grad_w_ih, Tensor grad_w_hh, Tensor "
+         "grad_b_ih, Tensor "
          "grad_b_hh, Tensor grad_w_hr, Tensor grad_unit" +
          per_state(f, ", Tensor grad_", "0") + per_state(f, ", Tensor grad_reset_", "") + ")";
 }
@@ -294,7 +298,8 @@ struct Data {
                 choice[kStream]);
     TORCH_CHECK(!seed || (seed->scalar_type() == at::kLong && seed->numel() == 1), op,
                 ": seed: expected one int64 number, got ", seed ? shape_text(seed->sizes()) : "");
-    TORCH_CHECK(!w_hr || source<float>(kZoneH) == Mask<float>::kNone, op, ": zoneout: expected none under a projection");
+    TORCH_CHECK(!w_hr || source<float>(kZoneH) == Mask<float>::kNone, op,
+                ": zoneout: expected none under a projection");
     TORCH_CHECK(f.cell || (source<float>(kZoneCell) == Mask<float>::kNone && number[kCellClip] == 0), op,
                 ": zoneout_cell, cell_clip: expected none, this cell has no cell state");
     check_mask(kZoneH, H, false);
@@ -302,7 +307,8 @@ struct Data {
     check_mask(kDropFed, P, true);
     check_mask(kDropInput, I, true);
     if (masks[kDropWeight]) {
-      TORCH_CHECK(w_hh && masks[kDropWeight]->sizes() == w_hh->sizes(), op, ": weight_mask: expected the shape of w_hh");
+      TORCH_CHECK(w_hh && masks[kDropWeight]->sizes() == w_hh->sizes(), op,
+                  ": weight_mask: expected the shape of w_hh");
       *masks[kDropWeight] = dense(*masks[kDropWeight]);
     }
   }
@@ -336,10 +342,10 @@ struct Data {
 
   // Rows are walked from the longest to the shortest.
   void read_lengths() {
-    TORCH_CHECK(lengths.dim() == 1 && lengths.scalar_type() == at::kLong && lengths.device().is_cpu() &&
-                    lengths.size(0) == B,
-                op, ": lengths: expected int64 on the CPU of shape (", B, ",), got ", lengths.scalar_type(), " on ",
-                lengths.device(), " of shape ", shape_text(lengths.sizes()));
+    TORCH_CHECK(
+        lengths.dim() == 1 && lengths.scalar_type() == at::kLong && lengths.device().is_cpu() && lengths.size(0) == B,
+        op, ": lengths: expected int64 on the CPU of shape (", B, ",), got ", lengths.scalar_type(), " on ",
+        lengths.device(), " of shape ", shape_text(lengths.sizes()));
     Tensor dense_lengths = lengths.contiguous();
     const int64_t* n = dense_lengths.const_data_ptr<int64_t>();
     std::vector<int64_t> starts(B + 1, 0);
@@ -387,8 +393,9 @@ template <class Real> class Expansion {
   }
   Tensor fold_rows(const Tensor& g, int gate, int64_t n) const {
     if (size == 1) return g;
-    Tensor to = at::zeros(g.dim() == 2 ? std::vector<int64_t>{d.rows_from(gate), n} : std::vector<int64_t>{d.rows_from(gate)},
-                          d.options());
+    Tensor to =
+        at::zeros(g.dim() == 2 ? std::vector<int64_t>{d.rows_from(gate), n} : std::vector<int64_t>{d.rows_from(gate)},
+                  d.options());
     Real* out = to.template mutable_data_ptr<Real>();
     const Real* in = g.const_data_ptr<Real>();
     over_rows(gate, [&](int64_t unit_row, int64_t row) {
@@ -618,7 +625,8 @@ struct Results {
 
 template <class Real> void run_forward(int cell, const Data& d, bool save, Results& r) {
   Prepared<Real> p(d);
-  for (int s = 0; s < d.f.states; ++s) r.final.push_back(d.live_frames() ? at::empty_like(p.first[s]) : p.first[s].clone());
+  for (int s = 0; s < d.f.states; ++s)
+    r.final.push_back(d.live_frames() ? at::empty_like(p.first[s]) : p.first[s].clone());
   if (d.live_frames() == 0) {
     for (int s = 0; s < d.f.states; ++s) r.final[s] = p.expand.pick_state(r.final[s], s);
     return;
@@ -652,8 +660,7 @@ template <class Real> void run_forward(int cell, const Data& d, bool save, Resul
       }
       launch(Pass::kForward, cell, d, part);
       if (at + d.piece() >= d.T)
-        for (int s = 0; s < d.f.states; ++s)
-          std::copy_n(part.final[s], r.final[s].numel(), data<Real>(r.final[s]));
+        for (int s = 0; s < d.f.states; ++s) std::copy_n(part.final[s], r.final[s].numel(), data<Real>(r.final[s]));
     }
   }
   for (int s = 0; s < d.f.states; ++s) r.final[s] = p.expand.pick_state(r.final[s], s);

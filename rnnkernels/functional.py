@@ -50,8 +50,8 @@ def layer(
         unit: parameters of each hidden unit (K*H) of cells that have such: peepholes, gains, ...
         lengths: ticks of each row, int64 (B,) on the CPU, in any order, 0 allowed. Past its end a row's state stays,
             its output is zero, and so are all gradients.
-        resets: bool, (T,B) or (N,), as x lies: where True, the states become `reset_states` before that tick; walking in
-            reverse, between that tick and the one before it.
+        resets: bool, (T,B) or (N,), as x lies: where True, the states become `reset_states` before that tick; walking
+            in reverse, between that tick and the one before it.
         reset_states: one for each state, (P) or (H), None for zero; or none at all.
         options: regularisers, limits, masks and what is remembered.
 

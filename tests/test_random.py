@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import CELLS, ISAS
+from conftest import CELLS, ISAS, TORCHS
 
 import rnnkernels as rk
 from rnnkernels import _C, functional
@@ -91,7 +91,9 @@ def test_never_and_always(p, isa):
 @pytest.mark.parametrize("step", [False, True], ids=["sequence", "step"])
 def test_a_seed_is_its_masks_bitwise(cell, step, isa, threads):
     """Whatever the instruction set and the number of threads, masks are those of the reference."""
-    sizes = {"reverse": threads == 1} | ({"B": 64, "H": 96} if threads == 2 else {})
+    sizes = {"reverse": threads == 1} | ({"T": 2, "B": 64, "I": 20, "H": 80} if threads == 2 else {})
+    if threads == 2 and cell not in TORCHS and step == (isa == ISAS[-1]):
+        pytest.skip("the other of step and sequence has run")
     by_seed = regularised(cell, step, **sizes).outputs_and_gradients(functional.layer, torch.float32)
     assert _C.last_kernel()["threads"] == threads
     by_mask = explicit(regularised(cell, step, **sizes)).outputs_and_gradients(functional.layer, torch.float32)

@@ -12,9 +12,7 @@ enum class LstmNorm {
 
 template <LstmNorm norm> struct LayerNormLstmOf : CellDefaults {
   static constexpr bool kGate = norm == LstmNorm::kGate, kRaw = norm == LstmNorm::kBa2016;
-  static constexpr const char* kName = kGate  ? "layernorm_lstm_gate"
-                                       : kRaw ? "layernorm_lstm"
-                                              : "layernorm_lstm_carry";
+  static constexpr const char* kName = kGate ? "layernorm_lstm_gate" : kRaw ? "layernorm_lstm" : "layernorm_lstm_carry";
   enum Gate { I, F, G, O, kGates };
   enum State { H, C, kStates };
   enum Saved { kSaved = kGates };

@@ -6,8 +6,9 @@
 namespace rnn {
 
 template <bool forgets, bool closes> struct Lstm1997 : CellDefaults {
-  static constexpr const char* kName = forgets ? closes ? "lstm1997_forget" : "lstm1997_forget_open"
-                                               : closes ? "lstm1997" : "lstm1997_open";
+  static constexpr const char* kName = forgets  ? closes ? "lstm1997_forget" : "lstm1997_forget_open"
+                                       : closes ? "lstm1997"
+                                                : "lstm1997_open";
   enum Gate { I, F, G = F + forgets, O, kGates = O + closes };
   enum State { H, GateI, GateF, GateO = GateF + forgets, C = GateO + closes, kStates };
   enum Saved { kSaved = kGates };

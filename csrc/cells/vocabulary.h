@@ -82,11 +82,11 @@ struct CellDefaults {
   static constexpr int kStateStage = 0;       // the stage whose backward leaves ds
   static constexpr int kParameters = 0;       // parameters of each hidden unit, besides the weights
   RNN_FN static constexpr int parameter_stage(int) { return 0; }  // the stage whose backward leaves dp
-  static constexpr bool kNormInput = false;   // W x is normalised over all gates before the cell sees it
-  static constexpr int kNorms = 0;            // values of each unit that are normalised within a tick ...
-  static constexpr int kGroups = 0;           // ... in so many groups, each over all units and its values together:
-  static constexpr int kNormGroup[] = {0};    // the group of each value
-  static constexpr int kGroupStage[] = {0};   // the stage that leaves a group; the one after finds it normalised
+  static constexpr bool kNormInput = false;  // W x is normalised over all gates before the cell sees it
+  static constexpr int kNorms = 0;           // values of each unit that are normalised within a tick ...
+  static constexpr int kGroups = 0;          // ... in so many groups, each over all units and its values together:
+  static constexpr int kNormGroup[] = {0};   // the group of each value
+  static constexpr int kGroupStage[] = {0};  // the stage that leaves a group; the one after finds it normalised
 };
 // Which stage leaves what, where it is not the stage of the gate: arrays kSavedStage (by saved entry), kInputStage and
 // kRecurrentStage (dx and du, by gate).
@@ -97,27 +97,27 @@ template <class Cell, class V> struct Unit {
   using Lane = V;
   static constexpr int at_least_one(int n) { return n ? n : 1; }
 
-  V x[Cell::kGates];                         // input part of the pre-activation, with b_ih
-  V u[Cell::kGates];                         // recurrent part, with b_hh, of the gates of this stage
-  V s[Cell::kStates];                        // states before the tick; state 0 is the output h
-  V next[Cell::kStates];                     // states after it
-  V saved[at_least_one(Cell::kSaved)];       // what the backward needs
-  V operand;                                 // what the next stage's product reads
-  V p[at_least_one(Cell::kParameters)];      // the unit's parameters
-  V norm[at_least_one(Cell::kNorms)];        // left to be normalised, or found so
-  V raw[at_least_one(Cell::kNorms)];         // found beside it: as it was left (forward only)
-  V limit;                                   // bound of the cell state
-  V full;                                    // 1, or 0 where gradients are truncated
-  V mask;                                    // what h is multiplied with where it enters a product
-  int squash[2];                             // the nonlinearities the caller chose
+  V x[Cell::kGates];                     // input part of the pre-activation, with b_ih
+  V u[Cell::kGates];                     // recurrent part, with b_hh, of the gates of this stage
+  V s[Cell::kStates];                    // states before the tick; state 0 is the output h
+  V next[Cell::kStates];                 // states after it
+  V saved[at_least_one(Cell::kSaved)];   // what the backward needs
+  V operand;                             // what the next stage's product reads
+  V p[at_least_one(Cell::kParameters)];  // the unit's parameters
+  V norm[at_least_one(Cell::kNorms)];    // left to be normalised, or found so
+  V raw[at_least_one(Cell::kNorms)];     // found beside it: as it was left (forward only)
+  V limit;                               // bound of the cell state
+  V full;                                // 1, or 0 where gradients are truncated
+  V mask;                                // what h is multiplied with where it enters a product
+  int squash[2];                         // the nonlinearities the caller chose
 
-  V dnext[Cell::kStates];                    // gradient of `next`, given to every stage
-  V doperand;                                // gradient of `operand`, given to the stage that made it
-  V dx[Cell::kGates];                        // gradient of `x`, and of `u` unless the gate is in kSplit
-  V du[Cell::kGates];                        // gradient of `u` for the gates in kSplit
-  V ds[Cell::kStates];                       // gradient of `s`, without what flows through products
-  V dp[at_least_one(Cell::kParameters)];     // gradient of `p`, what this stage adds: zero unless it says otherwise
-  V dnorm[at_least_one(Cell::kNorms)];       // gradient of `norm`, as a stage found it in the forward, or left it there
+  V dnext[Cell::kStates];                 // gradient of `next`, given to every stage
+  V doperand;                             // gradient of `operand`, given to the stage that made it
+  V dx[Cell::kGates];                     // gradient of `x`, and of `u` unless the gate is in kSplit
+  V du[Cell::kGates];                     // gradient of `u` for the gates in kSplit
+  V ds[Cell::kStates];                    // gradient of `s`, without what flows through products
+  V dp[at_least_one(Cell::kParameters)];  // gradient of `p`, what this stage adds: zero unless it says otherwise
+  V dnorm[at_least_one(Cell::kNorms)];    // gradient of `norm`, as a stage found it in the forward, or left it there
 
   RNN_FN V clip(V c) const { return V::max(V(0) - limit, V::min(limit, c)); }
   RNN_FN V dclip(V c, V d) const { return V::zero_unless_positive(limit - V::abs(c), d); }  // c as it was clipped

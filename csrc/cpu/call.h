@@ -62,9 +62,9 @@ struct Kept {
   RNN_FN int64_t numbers(int64_t hidden) const { return rows * hidden + scales; }
 };
 
-// Ticks and rows. Rows are sorted by length, as in a PackedSequence: tick t has rows [0, rows(t)), consecutive frames of
-// what is kept. Where a frame lies in the caller's tensors is a sum of a tick's place and a row's. A call walks the ticks
-// [begin, end).
+// Ticks and rows. Rows are sorted by length, as in a PackedSequence: tick t has rows [0, rows(t)), consecutive frames
+// of what is kept. Where a frame lies in the caller's tensors is a sum of a tick's place and a row's. A call walks the
+// ticks [begin, end).
 struct Timeline {
   int64_t ticks, batch;
   const int64_t* rows_at;   // (T) active rows, or null: all
@@ -77,9 +77,7 @@ struct Timeline {
   const int64_t* order;       // (B) the caller's row of each row, or null: b
 
   RNN_FN int64_t rows(int64_t t) const { return rows_at ? rows_at[t] : batch; }
-  RNN_FN int64_t frame(int64_t t) const {
-    return frame_at ? frame_at[t] - frame_at[begin] : (t - begin) * batch;
-  }
+  RNN_FN int64_t frame(int64_t t) const { return frame_at ? frame_at[t] - frame_at[begin] : (t - begin) * batch; }
   RNN_FN int64_t steps() const { return end - begin; }
   RNN_FN int64_t tick(int64_t step) const { return reverse ? end - 1 - step : begin + step; }  // of the forward sweep
   RNN_FN int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
@@ -111,8 +109,8 @@ template <class Real> struct Mask {
   RNN_FN bool on() const { return source != kNone; }
 };
 
-// One direction of one layer. Shapes in the axis letters of README.md; F numbers feed back (P, or the fed states side by
-// side), P outputs (H without projection), contiguous unless strides are named. Null where absent.
+// One direction of one layer. Shapes in the axis letters of README.md; F numbers feed back (P, or the fed states side
+// by side), P outputs (H without projection), contiguous unless strides are named. Null where absent.
 template <class Real> struct Call {
   Timeline time;
   int64_t inputs, hidden, outputs, fed;  // I, H, P, F

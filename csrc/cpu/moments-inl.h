@@ -16,32 +16,33 @@ template <class Real, class F> RNN_FN Real sum_over(int64_t n, F&& f) {
   return total;
 }
 
-// Count, mean and summed squared distance from it; parts are put together as Chan, Golub & LeVeque 1983 do.
-template <class Real> struct Moments {
+// Count, mean and summed squared distance from it; parts are put together as Chan, Golub & LeVeque 1983 do, in double:
+// the mean may be many times the deviation, and is made of many parts.
+struct Moments {
   static constexpr int kNumbers = 3;
-  Real count = 0, mean = 0, distance = 0;
+  double count = 0, mean = 0, distance = 0;
 
-  void merge(Real n, Real other_mean, Real other_distance) {
+  void merge(double n, double other_mean, double other_distance) {
     if (n == 0) return;
-    Real all = count + n, apart = other_mean - mean;
+    double all = count + n, apart = other_mean - mean;
     mean += apart * (n / all);
     distance += other_distance + apart * apart * (count * n / all);
     count = all;
   }
-  void merge(const Real* part) { merge(part[0], part[1], part[2]); }
-  void store(Real* part) const { part[0] = count, part[1] = mean, part[2] = distance; }
+  void merge(const double* part) { merge(part[0], part[1], part[2]); }
+  void store(double* part) const { part[0] = count, part[1] = mean, part[2] = distance; }
 
-  void add(const Real* x, int64_t n) {
+  template <class Real> void add(const Real* x, int64_t n) {
     using V = Vector<Real>;
     if (n == 0) return;
     Real m = sum_over<Real>(n, [&](int64_t j, auto... width) RNN_LAMBDA { return V::load(x + j, width...); }) / Real(n);
-    Real d = sum_over<Real>(n, [&](int64_t j, auto... width) RNN_LAMBDA {
-      V apart = V::load(x + j, width...) - V(m);
-      return apart * apart;
-    });
-    merge(static_cast<Real>(n), m, d);
+    auto apart = [&](int64_t j, auto... width) RNN_LAMBDA { return V::load(x + j, width...) - V(m); };
+    auto square = [&](int64_t j, auto... width) RNN_LAMBDA { return apart(j, width...) * apart(j, width...); };
+    double rest = sum_over<Real>(n, apart), distance = sum_over<Real>(n, square);  // from m, which is rounded
+    double count = static_cast<double>(n);
+    merge(count, m + rest / count, distance - rest * rest / count);
   }
-  Real scale(Real eps) const { return Real(1) / __builtin_sqrt(distance / (count > 0 ? count : Real(1)) + eps); }
+  double scale(double eps) const { return 1 / __builtin_sqrt(distance / (count > 0 ? count : 1) + eps); }
 };
 
 template <class Real> void normalise(Real* x, int64_t n, Real mean, Real scale) {
@@ -53,9 +54,8 @@ template <class Real> void normalise_gradient(Real* d, const Real* y, int64_t n,
   using V = Vector<Real>;
   if (n == 0) return;
   Real mean = sum_over<Real>(n, [&](int64_t j, auto... width) RNN_LAMBDA { return V::load(d + j, width...); });
-  Real along = sum_over<Real>(n, [&](int64_t j, auto... width) RNN_LAMBDA {
-    return V::load(d + j, width...) * V::load(y + j, width...);
-  });
+  Real along = sum_over<Real>(
+      n, [&](int64_t j, auto... width) RNN_LAMBDA { return V::load(d + j, width...) * V::load(y + j, width...); });
   mean /= Real(n);
   along /= Real(n);
   for (int64_t j = 0; j < n; ++j) d[j] = (d[j] - mean - y[j] * along) * scale;

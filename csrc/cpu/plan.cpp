@@ -15,9 +15,9 @@ double ceil_div(double a, double b) { return a <= 0 ? 0 : static_cast<double>(st
 
 struct TickModel {
   const Timeline& time;
-  int64_t columns;         // of one gate
-  int64_t depth;           // sum over gates of the product's length
-  int cells;               // vectors of transcendental work per vector of units
+  int64_t columns;  // of one gate
+  int64_t depth;    // sum over gates of the product's length
+  int cells;        // vectors of transcendental work per vector of units
   TileShape tile;
   size_t real;
 

@@ -32,8 +32,8 @@ inline __attribute__((noinline)) void philox(uint64_t seed, uint32_t first, uint
   memcpy(out[3], c3, sizeof c3);
 }
 
-// Unit u has word (u % 64) / 16 of counter (u / 64) * 16 + u % 16. A word below probability * 2^32 is the event: the old
-// state is kept (1, else 0), or a number is dropped (0, else 1 / (1 - probability)).
+// Unit u has word (u % 64) / 16 of counter (u / 64) * 16 + u % 16. A word below probability * 2^32 is the event: the
+// old state is kept (1, else 0), or a number is dropped (0, else 1 / (1 - probability)).
 template <class Real>
 void draw(MaskKind kind, const Mask<Real>& m, uint64_t seed, uint32_t stream, int64_t t, int64_t b, int64_t from,
           int64_t n, Real* to) {

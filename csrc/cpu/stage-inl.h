@@ -56,8 +56,8 @@ template <class Real> struct CallersRows {
   CallersRows() : given(false) {}
 };
 
-// Scratch rows are padded to whole vectors; only what the caller of the package sees, or what others may own the end of,
-// needs masks.
+// Scratch rows are padded to whole vectors; only what the caller of the package sees, or what others may own the end
+// of, needs masks.
 template <class Real> struct ForwardTile {
   Knobs<Real> knobs;
   int rows, units, width;
@@ -70,9 +70,9 @@ template <class Real> struct ForwardTile {
   const Real* s[kMaxStates];  // scratch
   Real* next[kMaxStates];     // scratch
   int64_t ld_state[kMaxStates];
-  bool several_fed;            // fed states lie side by side
-  bool reads_h;                // or h' becomes the operand of a projection, and h has other units
-  CallersRows<Real> out;       // the caller's, or null
+  bool several_fed;       // fed states lie side by side
+  bool reads_h;           // or h' becomes the operand of a projection, and h has other units
+  CallersRows<Real> out;  // the caller's, or null
   CallersRows<Real> all[kMaxStates];
   const Real *zone_h, *zone_cell, *drop;  // masks [row][ld_mask], or null; drop: of h and operands
   int64_t ld_mask;
@@ -98,13 +98,13 @@ template <class Real> struct BackwardTile {
   const Real* parameters;
   int64_t ld_parameters;
   CallersRows<const Real> grad_out, grad_all[kMaxStates];
-  bool projected;                                          // `product` is all of the gradient of h
+  bool projected;  // `product` is all of the gradient of h
   const Real *zone_h, *zone_cell;
-  const Real* drop_fed;      // mask of h in the product of the tick after
-  const Real* drop;          // mask of this tick's h and operands
+  const Real* drop_fed;  // mask of h in the product of the tick after
+  const Real* drop;      // mask of this tick's h and operands
   int64_t ld_mask;
-  const bool* clips;        // rows whose gradient of h is clamped to `clip` ...
-  const bool* cuts;         // ... and goes to the reset states; or null
+  const bool* clips;  // rows whose gradient of h is clamped to `clip` ...
+  const bool* cuts;   // ... and goes to the reset states; or null
   Real clip;
   Real *sums, *reset_sums;  // this thread's [parameter] and [state][sum, compensation][ld_sums]
   int64_t ld_sums;

@@ -130,8 +130,8 @@ template <class Real> struct ForwardSpace {
   Real* saved;                          // of one tick, where the caller keeps none
   Real* parameters;
   Real* norm;           // (B, norms, ld_unit)
-  Real* parts;          // (B, cols, groups) Moments of each thread's columns
-  Real* input_parts;    // (row slices, rows of a block of ticks, cols) the same of projected inputs
+  double* parts;        // (B, cols, groups) Moments of each thread's columns
+  double* input_parts;  // (row slices, rows of a block of ticks, cols) the same of projected inputs
   Real* thread_base;
   int64_t thread_size, projected_size, x_size, mask_size, block_rows;
 
@@ -151,7 +151,8 @@ template <class Real> struct ForwardSpace {
       projection = forward_product<Real>(c.w_hr, H, c.outputs, 1, plan.packed);
       place(arena, projection, false);
     }
-    ld_h = padded_row<Real>(max_of(c.fed, c.outputs));
+    // Whole vectors are read past the end of the last of several fed states: not into a row that others write.
+    ld_h = padded_row<Real>(max_of(c.fed + (fed_states(c) > 1 ? kLanes<Real> : 0), c.outputs));
     ld_unit = padded_row<Real>(H);
     bool drops = c.masks[kDropFed].on();
     for (int i = 0; i < 2; ++i) {
@@ -166,8 +167,8 @@ template <class Real> struct ForwardSpace {
     ld_own = owned_columns(c, plan);
     block_rows = owned_rows(c, plan) * plan.block_ticks;
     norm = arena.take<Real>(B * f.norms * ld_unit);
-    parts = arena.take<Real>(B * plan.grid_cols * f.groups * Moments<Real>::kNumbers);
-    input_parts = arena.take_if<Real>(f.norm_input, plan.grid_rows * block_rows * plan.grid_cols * Moments<Real>::kNumbers);
+    parts = arena.take<double>(B * plan.grid_cols * f.groups * Moments::kNumbers);
+    input_parts = arena.take_if<double>(f.norm_input, plan.grid_rows * block_rows * plan.grid_cols * Moments::kNumbers);
     ld_x = padded_row<Real>(c.inputs);
     x_size = (block_rows + c.masks[kDropInput].on()) * ld_x;  // and a row for a mask
     projected_size = block_rows * ld_own * f.input_gates();
@@ -293,12 +294,12 @@ template <class Real> class Forward {
 
   // The projected inputs of each row over all gates; every thread measures its columns, then knows the others'.
   void normalise_inputs(int64_t step, int64_t end) {
-    constexpr int kNumbers = Moments<Real>::kNumbers;
-    Real* parts = m_.input_parts + share_.row_slice * m_.block_rows * share_.cols * kNumbers;
+    constexpr int kNumbers = Moments::kNumbers;
+    double* parts = m_.input_parts + share_.row_slice * m_.block_rows * share_.cols * kNumbers;
     int64_t held = 0;
     for (int64_t s = step; s < end; ++s) held += rows_at(c_.time.tick(s)).size();
     for (int64_t i = 0; i < held; ++i) {
-      Moments<Real> part;
+      Moments part;
       over_projected(projected_ + i * ld_projected_, [&](int64_t, int, Real* at, int units) { part.add(at, units); });
       part.store(parts + (i * share_.cols + share_.col_slice) * kNumbers);
     }
@@ -308,14 +309,13 @@ template <class Real> class Forward {
       int64_t t = c_.time.tick(s);
       Rows mine = rows_at(t);
       for (int64_t b = mine.from; b < mine.to; ++b, ++i) {
-        Moments<Real> whole;
+        Moments whole;
         for (int k = 0; k < share_.cols; ++k) whole.merge(parts + (i * share_.cols + k) * kNumbers);
-        Real scale = whole.scale(c_.eps);
+        Real scale = static_cast<Real>(whole.scale(c_.eps));
         if (c_.saved && share_.col_slice == 0) saved_at(t, b)[kept_.rows * c_.hidden + f_.groups] = scale;
         over_projected(projected_ + i * ld_projected_, [&](int64_t block, int g, Real* at, int units) {
-          normalise(at, units, whole.mean, scale);
-          if (c_.saved)
-            copy(saved_at(t, b) + (kept_.inputs + g) * c_.hidden + share_.columns.from(block), at, units);
+          normalise(at, units, static_cast<Real>(whole.mean), scale);
+          if (c_.saved) copy(saved_at(t, b) + (kept_.inputs + g) * c_.hidden + share_.columns.from(block), at, units);
         });
       }
     }
@@ -353,7 +353,7 @@ template <class Real> class Forward {
       if (f_.leaves_norms(stage))
         for (int64_t b = mine.from; b < mine.to; ++b)
           for (int g = 0; g < f_.groups; ++g)
-            if (f_.group_stage[g] == stage) Moments<Real>().store(part_at(b, share_.col_slice, g));
+            if (f_.group_stage[g] == stage) Moments().store(part_at(b, share_.col_slice, g));
       to_and_fro(share_.blocks, now_, [&](int64_t block) {
         row_groups(mine.from, mine.to,
                    [&](int64_t b, int rows) { apply(t, stage, block, b, rows, first_row + b - mine.from); });
@@ -370,8 +370,8 @@ template <class Real> class Forward {
     settle(t);
   }
 
-  Real* part_at(int64_t b, int col, int group) const {
-    return m_.parts + ((b * share_.cols + col) * f_.groups + group) * Moments<Real>::kNumbers;
+  double* part_at(int64_t b, int col, int group) const {
+    return m_.parts + ((b * share_.cols + col) * f_.groups + group) * Moments::kNumbers;
   }
 
   // Mean and scale of what stage `from` left to be normalised, from what every thread measured of it.
@@ -379,11 +379,11 @@ template <class Real> class Forward {
     for (int64_t b = mine.from; b < mine.to; ++b)
       for (int g = 0; g < f_.groups; ++g) {
         if (f_.group_stage[g] != from) continue;
-        Moments<Real> whole;
+        Moments whole;
         for (int k = 0; k < share_.cols; ++k) whole.merge(part_at(b, k, g));
         Real* to = moments_ + ((b - share_.rows.from) * f_.groups + g) * 2;
-        to[0] = whole.mean;
-        to[1] = whole.scale(c_.eps);
+        to[0] = static_cast<Real>(whole.mean);
+        to[1] = static_cast<Real>(whole.scale(c_.eps));
         if (c_.saved && share_.col_slice == 0) saved_at(t, b)[kept_.rows * c_.hidden + g] = to[1];
       }
   }
@@ -440,9 +440,9 @@ template <class Real> class Forward {
     prefetch(a.x, a.ld_x, rows, f_.input_gates() * a.width);
     if (a.out.given)
       for (int i = 0; i < rows; ++i) prefetch(a.out.at[i], 0, 1, a.units);
-    RowPointers<Real> left = stage > 0              ? rows_from(m_.operand[stage], m_.ld_unit, b)
+    RowPointers<Real> left = stage > 0         ? rows_from(m_.operand[stage], m_.ld_unit, b)
                              : mask_[kDropFed] ? rows_from(m_.masked[now_], m_.ld_h, b)
-                                                    : rows_from(m_.h[now_], m_.ld_h, b);
+                                               : rows_from(m_.h[now_], m_.ld_h, b);
     int first = f_.first_gate(stage), end = f_.stage_end[stage];
     for (int g = first; g < end; ++g)
       m_.recurrent(rows, left.at, block, g, tile_ + (g - first) * kTileRows * kTileCols<Real>, kTileCols<Real>);
@@ -455,7 +455,7 @@ template <class Real> class Forward {
     for (int i = 0; i < a.rows; ++i)
       for (int g = 0; g < f_.groups; ++g) {
         if (f_.group_stage[g] != stage) continue;
-        Moments<Real> part;
+        Moments part;
         part.merge(part_at(b + i, share_.col_slice, g));
         for (int k = 0; k < f_.norms; ++k)
           if (f_.norm_group[k] == g) part.add(a.norm + i * a.ld_norm + k * a.ld_unit, a.units);
@@ -471,7 +471,8 @@ template <class Real> class Forward {
         int64_t unit = columns.from(block);
         Real* to = m_.h[now_ ^ 1] + b * m_.ld_h + unit;
         m_.projection(rows, rows_from(m_.operand[f_.stages], m_.ld_unit, b).at, block, 0, to, m_.ld_h);
-        for (int i = 0; i < rows && c_.out; ++i) copy(c_.out_at(t, b + i) + unit, to + i * m_.ld_h, columns.units(block));
+        for (int i = 0; i < rows && c_.out; ++i)
+          copy(c_.out_at(t, b + i) + unit, to + i * m_.ld_h, columns.units(block));
       });
   }
 
@@ -504,7 +505,7 @@ template <class Real> class Forward {
 inline constexpr int64_t kDepth = 256;  // frames a weight gradient sums at a time: their panels fit L2
 
 template <class Real> struct BackwardSpace {
-  Product<Real> fed[kMaxStates];       // du of stage 0 to each state that feeds back
+  Product<Real> fed[kMaxStates];        // du of stage 0 to each state that feeds back
   Product<Real> recurrent[kMaxStages];  // du of stage s > 0 to its operand
   Product<Real> projection, input;
   int64_t ld_h, ld_unit, ld_du, ld_dx, ld_own, ld_x;
@@ -565,9 +566,9 @@ template <class Real> struct BackwardSpace {
     int64_t frames = plan.block_ticks * B;
     if (c.w_hr) {
       dh = arena.take<Real>(B * ld_h);
-      dh_block = arena.take<Real>(frames * P);
+      dh_block = arena.take<Real>(frames * P + kLanes<Real>);  // of which outer_rows reads whole vectors
     }
-    dx = arena.take<Real>(frames * ld_dx);
+    dx = arena.take<Real>(frames * ld_dx + kLanes<Real>);
     columns_x = {I}, columns_fed = {width}, columns_unit = {H};
     if (c.wants_weights()) {
       panels_x = arena.take<Real>(columns_x.padded() * kDepth);
@@ -583,8 +584,8 @@ template <class Real> struct BackwardSpace {
                                 max_of(fed_n, 1) * kTileRows * kTileCols<Real>);
     mask_size = owned_rows(c, plan) * ld_own;
     int masks = c.masks[kZoneH].on() + c.masks[kZoneCell].on() + 2 * c.masks[kDropFed].on();
-    thread_size = tile_size + masks * mask_size + sums_size(f, c) + owned_rows(c, plan) * f.groups * 3 +
-                  max_of(ld_x, ld_own);
+    thread_size =
+        tile_size + masks * mask_size + sums_size(f, c) + owned_rows(c, plan) * f.groups * 3 + max_of(ld_x, ld_own);
     thread_base = arena.take<Real>(thread_size * plan.threads());
     flags_size = ceil_div(owned_rows(c, plan), 64) * 64;
     flags = arena.take<bool>(2 * flags_size * plan.threads());
@@ -695,11 +696,11 @@ template <class Real> class Backward {
       const Product<Real>* products = !last ? &m_.recurrent[stage + 1] : c_.w_hr ? &m_.projection : m_.fed;
       const Real* left = !last ? m_.du[now_ ^ 1] + f_.first_gate(stage + 1) * c_.hidden : c_.w_hr ? m_.dh : m_.du[now_];
       int64_t ld = last && c_.w_hr ? m_.ld_h : m_.ld_du;
-      int count = last && c_.w_hr                  ? 1
-                  : c_.truncated                   ? 0
-                  : !last                          ? f_.has_product(stage + 1)
+      int count = last && c_.w_hr               ? 1
+                  : c_.truncated                ? 0
+                  : !last                       ? f_.has_product(stage + 1)
                   : first || !f_.has_product(0) ? 0
-                                                   : fed_;
+                                                : fed_;
       if (f_.leaves_norms(stage)) gather(t, stage, from, to);
       if (stage > 0 && f_.leaves_norms(stage - 1)) clear_parts(stage - 1, from, to);
       to_and_fro(share_.blocks, now_, [&](int64_t block) {
@@ -742,8 +743,7 @@ template <class Real> class Backward {
     using V = Vector<Real>;
     const Columns<Real> columns{c_.outputs};
     int64_t unit = columns.from(block), frame = c_.time.frame(t) + b, own = unit - share_.outputs.from;
-    if (!c_.truncated)
-      m_.fed[0](rows, rows_from(m_.du[now_], m_.ld_du, b).at, block, 0, scratch_, kTileCols<Real>);
+    if (!c_.truncated) m_.fed[0](rows, rows_from(m_.du[now_], m_.ld_du, b).at, block, 0, scratch_, kTileCols<Real>);
     BackwardTile<Real> a{};
     set_arrival(a, b, own);
     over_tile<Real>(rows, columns.units(block), [&](int i, int j, auto... width) RNN_LAMBDA {
@@ -861,9 +861,8 @@ template <class Real> class Backward {
         const Real *d = a.dnorm + i * a.ld_norm + k * a.ld_unit, *y = a.norms + i * a.ld_saved + k * a.hidden;
         Real* part = part_at(b + i, share_.col_slice, f_.norm_group[k]);
         part[0] += sum_over<Real>(a.units, [&](int64_t j, auto... w) RNN_LAMBDA { return V::load(d + j, w...); });
-        part[1] += sum_over<Real>(a.units, [&](int64_t j, auto... w) RNN_LAMBDA {
-          return V::load(d + j, w...) * V::load(y + j, w...);
-        });
+        part[1] += sum_over<Real>(
+            a.units, [&](int64_t j, auto... w) RNN_LAMBDA { return V::load(d + j, w...) * V::load(y + j, w...); });
       }
   }
 
@@ -966,7 +965,8 @@ template <class Real> class Backward {
       for (int s = 1; s < f_.stages; ++s)
         if (f_.has_product(s))
           pack_frames(kept, kept_.operand(f_, s) * c_.hidden, depth, m_.columns_unit, m_.panels_operand[s]);
-      if (projects) pack_frames(kept, kept_.projected * c_.hidden, depth, m_.columns_unit, m_.panels_operand[f_.stages]);
+      if (projects)
+        pack_frames(kept, kept_.projected * c_.hidden, depth, m_.columns_unit, m_.panels_operand[f_.stages]);
       meeting_.all();
 
       const Real* dx = m_.dx + at * m_.ld_dx;
@@ -991,14 +991,14 @@ template <class Real> class Backward {
     Real* bias_ih = c_.grad_b_ih && g >= f_.first_bias_ih ? c_.grad_b_ih + (g - f_.first_bias_ih) * H : nullptr;
     Real* bias_hh = c_.grad_b_hh && g >= f_.first_bias_hh ? c_.grad_b_hh + (g - f_.first_bias_hh) * H : nullptr;
     if (g >= f_.first_input) {
-      grad_weight(depth, dx, m_.ld_dx, H, m_.panels_x, m_.columns_x, c_.grad_w_ih + (g - f_.first_input) * H * c_.inputs,
-                  c_.inputs, bias_ih);
+      grad_weight(depth, dx, m_.ld_dx, H, m_.panels_x, m_.columns_x,
+                  c_.grad_w_ih + (g - f_.first_input) * H * c_.inputs, c_.inputs, bias_ih);
       bias_ih = nullptr;
     }
     Real* to = c_.grad_w_hh + g * H * c_.fed;
     if (bias_ih || fed_ == 0)  // no weight's gradient comes with them
       for (Real* bias : {bias_ih, bias_hh})
-        grad_weight(depth, du, m_.ld_dx, H, nullptr, Columns<Real>{0}, to, 0, bias);
+        if (bias) grad_weight(depth, du, m_.ld_dx, H, nullptr, Columns<Real>{0}, to, 0, bias);
     if (bias_ih) bias_hh = nullptr;
     if (stage > 0)
       grad_weight(depth, du, m_.ld_dx, H, m_.panels_operand[stage], m_.columns_unit, to, c_.fed, bias_hh);

@@ -179,7 +179,7 @@ template <class Real> struct Product {
   int64_t ld, K;
   Columns<Real> columns;
   int gates = 1;
-  bool transposed;  // w is (gates*N, K)
+  bool transposed;                      // w is (gates*N, K)
   const Real* bias[kMaxGates][2] = {};  // of each gate: two vectors of N to be added, either may be null
   bool packed = true;
   Real* panels = nullptr;  // all blocks, or of an unpacked (K, N) weight the last, narrow one
@@ -213,7 +213,8 @@ template <class Real> struct Product {
                     packed ? panel(block, g) : panels);
         if (biases)
           for (int j = 0; j < width; ++j)
-            bias_of(block, g)[j] = j < units ? bias_at(g, 0, columns.from(block) + j) + bias_at(g, 1, columns.from(block) + j) : 0;
+            bias_of(block, g)[j] =
+                j < units ? bias_at(g, 0, columns.from(block) + j) + bias_at(g, 1, columns.from(block) + j) : 0;
       }
     }
   }
