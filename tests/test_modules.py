@@ -160,19 +160,18 @@ def test_state_dict_both_ways(ours, theirs):
     "options", [{}, {"num_layers": 2, "bidirectional": True, "bias": False}, {"batch_first": True}], ids=str
 )
 def test_stack_is_made_of_reference_layers(kind, options, monkeypatch):
-    """The walk through the stack with the kernels and with the reference: all there is for cells torch.nn has not."""
-    module = kind(I, 18, **options)  # not so few units that the normalisation of near equals decides
+    """The walk through the stack with the kernels and with the reference: all there is for cells torch.nn has not.
+
+    In float64, where only a wrong walk is far off; the error rule in float32 is each cell's own tests' matter.
+    """
+    module = kind(I, H, **options).double()
     stacks = {}
     for layout in ("batched", "unbatched", "unsorted"):
-        x, hx = data(layout, options), first_states(module, layout)
-        stacks[layout] = x, hx, everything(module, x, hx, torch.float32)
+        x, hx = data(layout, options, dtype=torch.float64), first_states(module, layout)
+        stacks[layout] = x, hx, everything(module, x, hx, torch.float64)
     monkeypatch.setattr(functional, "layer", reference.layer)
     for x, hx, actual in stacks.values():
-        own = everything(module, x, hx, torch.float32)
-        exact = everything(copy.deepcopy(module).double(), x, hx, torch.float64)
-        for group in zip(actual, own, exact, strict=True):
-            for a, o, e in zip(*group, strict=True):
-                assert_as_good_as(a, o, e)
+        torch.testing.assert_close(actual, everything(module, x, hx, torch.float64), rtol=1e-9, atol=1e-10)
 
 
 @every_layer
