@@ -70,9 +70,10 @@ def data(layout, options=(), dtype=torch.float32):
     return x.transpose(0, 1).contiguous() if options.get("batch_first") else x
 
 
-def first_states(module, layout, dtype=torch.float32):
-    """Random states, shaped as the module's own."""
-    x = torch.zeros(1, I) if layout == "unbatched" else torch.zeros(1, B, I)
+def first_states(module, layout):
+    """Random states, shaped as the module's own and of its dtype."""
+    dtype = next(module.parameters()).dtype
+    x = torch.zeros(1, I, dtype=dtype) if layout == "unbatched" else torch.zeros(1, B, I, dtype=dtype)
     if getattr(module, "batch_first", False) and layout != "unbatched":
         x = x.transpose(0, 1)
     with torch.no_grad():
