@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <sys/mman.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -31,6 +32,19 @@ std::string shape_text(at::IntArrayRef sizes) {
   for (size_t i = 0; i < sizes.size(); ++i) text << (i ? ", " : "") << sizes[i];
   text << (sizes.size() == 1 ? ",)" : ")");
   return text.str();
+}
+
+// Uninitialized, in huge pages where it is large and the system has them: to touch every small one for the first time
+// costs as much as the arithmetic of a narrow layer.
+Tensor fresh(at::IntArrayRef sizes, at::TensorOptions options) {
+  Tensor t = at::empty(sizes, options);
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPage = uintptr_t(1) << 21;
+  auto begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr()), end = begin + t.nbytes();
+  begin = (begin + kPage - 1) / kPage * kPage;
+  if (end > begin + kPage) madvise(reinterpret_cast<void*>(begin), (end - begin) / kPage * kPage, MADV_HUGEPAGE);
+#endif
+  return t;
 }
 
 // ------------------------------------------------------------------------------------------------------------ schemas
@@ -263,7 +277,8 @@ struct Data {
   at::TensorOptions options() const { return at::TensorOptions().dtype(compute).device(at::kCPU); }
   // Past the end of a row nothing is computed, and zero is what the caller sees there.
   Tensor fresh_frames(at::IntArrayRef sizes) const {
-    return lengths.defined() && !is_flat() ? at::zeros(sizes, options()) : at::empty(sizes, options());
+    Tensor t = fresh(sizes, options());
+    return lengths.defined() && !is_flat() ? t.zero_() : t;
   }
   // Frames that are computed: none where there is no tick, no row, or every length is 0.
   int64_t live_frames() const { return frame_at.empty() ? T * B : frame_at.back(); }
@@ -505,7 +520,7 @@ template <class Real> void launch(Pass pass, int cell, const Data& d, const Call
     Plan plan = make_plan(pass, d.f, call.time, d.I, d.H, d.P, d.fed, k.tile, sizeof(Real), threads);
     bool forward = pass == Pass::kForward;
     auto bytes = static_cast<int64_t>((forward ? k.forward_space : k.backward_space)(d.f, call, plan));
-    Tensor space = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));  // torch aligns it to a cache line
+    Tensor space = fresh({bytes}, at::TensorOptions().dtype(at::kByte));  // torch aligns it to a cache line
     char* base = static_cast<char*>(space.mutable_data_ptr());
     Meeting meeting(plan.grid_rows, plan.grid_cols);
     auto body = [&](int thread) { (forward ? k.forward : k.backward)(cell, d.f, call, plan, base, meeting, thread); };
@@ -678,7 +693,7 @@ void forward(int cell, Stack& stack) {
 
   Results r;
   r.out = d.fresh_frames(d.frames_of(d.P));
-  r.saved = at::empty(d.saved_sizes(save), d.options());
+  r.saved = fresh(d.saved_sizes(save), d.options());
   if (all)
     for (int s = 0; s < f.states; ++s) r.all.push_back(s ? d.fresh_frames(d.frames_of(d.width(s))) : Tensor());
   d.compute == at::kDouble ? run_forward<double>(cell, d, save, r) : run_forward<float>(cell, d, save, r);
@@ -708,7 +723,7 @@ template <class Real> void recompute(int cell, const Data& d, Prepared<Real>& p,
     Timeline time = p.part(at, std::min(d.T, at + d.piece())).time;
     most = std::max(most, time.frame(time.end));
   }
-  Tensor saved = at::empty({most, d.saved_numbers()}, d.options());
+  Tensor saved = fresh({most, d.saved_numbers()}, d.options());
   // The caller's h will do, unless it is rounded.
   Tensor out = d.dtype == d.compute ? Tensor() : d.fresh_frames(d.frames_of(d.P));
   std::vector<Tensor> ends, grads[2];
@@ -746,17 +761,17 @@ template <class Real> void run_backward(int cell, const Data& d, Gradients& g) {
   Prepared<Real> p(d);
   Call<Real>& c = p.call;
   const bool runs = d.live_frames() > 0;
-  auto fresh = [&](bool needed, at::IntArrayRef sizes) {
-    return !needed ? Tensor() : runs ? at::empty(sizes, d.options()) : at::zeros(sizes, d.options());
+  auto wanted = [&](bool needed, at::IntArrayRef sizes) {
+    return !needed ? Tensor() : runs ? fresh(sizes, d.options()) : at::zeros(sizes, d.options());
   };
   int64_t H = d.H;
   g.x = !g.needs_x ? Tensor() : runs ? d.fresh_frames(d.x.sizes()) : at::zeros(d.x.sizes(), d.options());
-  g.w_ih = fresh(g.needs_w, {d.f.input_gates() * H, d.I});
-  g.w_hh = fresh(g.needs_w && d.w_hh, {d.f.gates * H, d.fed});
-  g.b_ih = fresh(g.needs_w && d.b_ih, {(d.f.gates - d.f.first_bias_ih) * H});
-  g.b_hh = fresh(g.needs_w && d.b_hh, {(d.f.gates - d.f.first_bias_hh) * H});
-  g.w_hr = fresh(g.needs_w && d.w_hr, {d.P, H});
-  g.unit = fresh(g.needs_w && d.unit, {d.f.parameters * H});
+  g.w_ih = wanted(g.needs_w, {d.f.input_gates() * H, d.I});
+  g.w_hh = wanted(g.needs_w && d.w_hh, {d.f.gates * H, d.fed});
+  g.b_ih = wanted(g.needs_w && d.b_ih, {(d.f.gates - d.f.first_bias_ih) * H});
+  g.b_hh = wanted(g.needs_w && d.b_hh, {(d.f.gates - d.f.first_bias_hh) * H});
+  g.w_hr = wanted(g.needs_w && d.w_hr, {d.P, H});
+  g.unit = wanted(g.needs_w && d.unit, {d.f.parameters * H});
   for (int s = 0; s < states; ++s) {
     g.first.push_back(runs ? at::empty_like(p.first[s]) : at::zeros_like(p.first[s]));
     if (!runs && g.grad_final[s].defined()) g.first[s].copy_(p.expand.spread_gradient(g.grad_final[s], s));

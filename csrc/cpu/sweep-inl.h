@@ -839,7 +839,7 @@ template <class Real> class Backward {
       if (a.grad_out.given) prefetch(a.grad_out.at[i], 0, 1, a.units);
       for (int s = 0; s < f_.states; ++s) prefetch(a.s[s].at[i], 0, 1, a.units);
     }
-    for (int k = 0; k < kept_.operands; ++k) prefetch(a.saved + k * a.hidden, a.ld_saved, a.rows, a.units);
+    for (int k = 0; k < kept_.rows; ++k) prefetch(a.saved + k * a.hidden, a.ld_saved, a.rows, a.units);
     for (int g = 0; g < f_.gates + f_.split_gates(); ++g) prefetch(a.dx + g * a.hidden, a.ld_dx, a.rows, a.units);
   }
 
