@@ -3,7 +3,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <sys/mman.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include <sstream>
 
 #include "cpu/isa.h"
+#include "cpu/pages.h"
 #include "cpu/plan.h"
 
 namespace rnn {
@@ -34,16 +34,10 @@ std::string shape_text(at::IntArrayRef sizes) {
   return text.str();
 }
 
-// Uninitialized, in huge pages where it is large and the system has them: to touch every small one for the first time
-// costs as much as the arithmetic of a narrow layer.
+// Uninitialized.
 Tensor fresh(at::IntArrayRef sizes, at::TensorOptions options) {
   Tensor t = at::empty(sizes, options);
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kPage = uintptr_t(1) << 21;
-  auto begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr()), end = begin + t.nbytes();
-  begin = (begin + kPage - 1) / kPage * kPage;
-  if (end > begin + kPage) madvise(reinterpret_cast<void*>(begin), (end - begin) / kPage * kPage, MADV_HUGEPAGE);
-#endif
+  prefer_huge_pages(t.mutable_data_ptr(), t.nbytes());
   return t;
 }
 

@@ -30,9 +30,10 @@ MAY_INCLUDE = [
     ("cpu/sweep_*.cpp", [r"simd/{isa}\.h", r"cpu/sweep-inl\.h"]),
     ("cpu/*-inl.h", [r"cells/list\.h", r"simd/math\.h", r"cpu/(call|\w+-inl)\.h", r"<(cstring|cstdint|cstddef)>"]),
     ("cpu/threads.*", [r"cpu/threads\.h", STD, r"<(omp\.h|linux/futex\.h|sys/syscall\.h|unistd\.h)>"]),
+    ("cpu/pages.*", [r"cpu/pages\.h", STD, r"<sys/mman\.h>"]),
     ("cpu/*", [r"cells/(vocabulary|list)\.h", r"cpu/(call|isa|plan|threads)\.h", STD]),
     ("cuda/*", [r"cells/.*", r"simd/(math|scalar)\.h", r"cuda/.*", STD, r"<(cuda|cooperative_groups).*>"]),
-    ("ops.*", [r"ops\.h", r"cpu/(isa|plan|call)\.h", STD, r"<(ATen|c10|torch)/.*>"]),
+    ("ops.*", [r"ops\.h", r"cpu/(isa|pages|plan|call)\.h", STD, r"<(ATen|c10|torch)/.*>"]),
     ("bind.cpp", [r"ops\.h", r"cpu/isa\.h", r"cells/list\.h", STD, r"<pybind11/.*>"]),
 ]
 LISTED = re.findall(r"^\s+X\((\w+)\)", (CSRC / "cells/list.h").read_text(), re.M)
