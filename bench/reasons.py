@@ -30,6 +30,7 @@ REASONS: dict[str, str] = {
     "weight dropout over LSTM: forward + backward": "B = 1: the mask of 262,144 weights hashed twice a call",
     "recompute over LSTM: forward + backward": "the forward once more is 1.33x; the rest are pieces begun and ended",
     "lengths over LSTM: inference": THIN,
+    "lengths over LSTM: forward + backward": THIN,
     "packed over as many frames padded: inference": THIN + ", over twice as many ticks",
     "packed over as many frames padded: forward + backward": THIN + ", over twice as many ticks",
     "truncated backward of LSTM1997 over its full gradient's": "weight gradients, which both need, are half the "
