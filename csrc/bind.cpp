@@ -81,5 +81,24 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", [](std::optional<std::string> name) { rnn::set_isa(name.value_or("")); }, py::arg("name"));
   m.def("last_kernel", &last_kernel);
   m.def("recompute_piece", &rnn::recompute_piece, py::arg("ticks"), py::arg("batch"), py::arg("numbers"));
+  m.def(
+      "ntm_record",
+      [](int64_t inputs, int64_t hidden, int64_t rows, int64_t width, const std::vector<int64_t>& choices) {
+        rnn::NtmRecord r = rnn::ntm_record(inputs, hidden, rows, width, choices);
+        py::dict d;
+        d["numbers"] = r.numbers;
+        d["features"] = r.features;
+        d["parameters"] = r.parameters;
+        d["weightings"] = r.weightings;
+        d["padded_rows"] = r.padded_rows;
+        d["memory"] = r.memory;
+        return d;
+      },
+      "What `rnnkernels::ntm` saves of a frame: how many numbers, and where parts of them begin.");
+  m.def("controllers", [] {
+    py::list list;
+    for (int i = 0; i < rnn::controller_count(); ++i) list.append(rnn::controller_facts(i).name);
+    return list;
+  });
   m.def("build_info", &build_info);
 }

@@ -10,12 +10,10 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
-#include <numeric>
-#include <sstream>
 
 #include "cpu/isa.h"
-#include "cpu/pages.h"
 #include "cpu/plan.h"
+#include "tensors.h"
 
 namespace rnn {
 namespace {
@@ -25,21 +23,6 @@ using torch::jit::Stack;
 
 std::mutex last_mutex;
 LastKernel last;
-
-std::string shape_text(at::IntArrayRef sizes) {
-  std::ostringstream text;
-  text << '(';
-  for (size_t i = 0; i < sizes.size(); ++i) text << (i ? ", " : "") << sizes[i];
-  text << (sizes.size() == 1 ? ",)" : ")");
-  return text.str();
-}
-
-// Uninitialized.
-Tensor fresh(at::IntArrayRef sizes, at::TensorOptions options) {
-  Tensor t = at::empty(sizes, options);
-  prefer_huge_pages(t.mutable_data_ptr(), t.nbytes());
-  return t;
-}
 
 // ------------------------------------------------------------------------------------------------------------ schemas
 
@@ -351,31 +334,13 @@ struct Data {
 
   // Rows are walked from the longest to the shortest.
   void read_lengths() {
-    TORCH_CHECK(
-        lengths.dim() == 1 && lengths.scalar_type() == at::kLong && lengths.device().is_cpu() && lengths.size(0) == B,
-        op, ": lengths: expected int64 on the CPU of shape (", B, ",), got ", lengths.scalar_type(), " on ",
-        lengths.device(), " of shape ", shape_text(lengths.sizes()));
-    Tensor dense_lengths = lengths.contiguous();
-    const int64_t* n = dense_lengths.const_data_ptr<int64_t>();
+    const std::vector<int64_t> n = checked_lengths(op, lengths, B, is_flat() ? -1 : x.size(0));
     std::vector<int64_t> starts(B + 1, 0);
-    int64_t longest = 0;
-    for (int64_t b = 0; b < B; ++b) {
-      TORCH_CHECK(n[b] >= 0 && (is_flat() || n[b] <= x.size(0)), op, ": lengths: expected 0 to ", x.size(0),
-                  " ticks, got ", n[b], " for row ", b);
-      starts[b + 1] = starts[b] + n[b];
-      longest = std::max(longest, n[b]);
-    }
+    for (int64_t b = 0; b < B; ++b) starts[b + 1] = starts[b] + n[b];
     TORCH_CHECK(!is_flat() || starts[B] == x.size(0), op, ": lengths: expected a sum of ", x.size(0),
                 " as x has rows, got ", starts[B]);
-    T = is_flat() ? longest : x.size(0);
-    order.resize(B);
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return n[a] > n[b]; });
-    rows_at.assign(T, 0);
-    for (int64_t b = 0; b < B; ++b)
-      for (int64_t t = 0; t < n[b]; ++t) ++rows_at[t];
-    frame_at.assign(1, 0);
-    for (int64_t rows : rows_at) frame_at.push_back(frame_at.back() + rows);
+    T = !is_flat() ? x.size(0) : B ? *std::max_element(n.begin(), n.end()) : 0;
+    sort_by_length(n, T, order, rows_at, frame_at);
     for (int64_t b : order) row_place.push_back(is_flat() ? starts[b] : b);
   }
 };
@@ -518,17 +483,12 @@ template <class Real> void launch(Pass pass, int cell, const Data& d, const Call
     char* base = static_cast<char*>(space.mutable_data_ptr());
     Meeting meeting(plan.grid_rows, plan.grid_cols);
     auto body = [&](int thread) { (forward ? k.forward : k.backward)(cell, d.f, call, plan, base, meeting, thread); };
-    if (run_parallel(plan.threads(), [](void* f, int thread) { (*static_cast<decltype(body)*>(f))(thread); }, &body)) {
-      std::lock_guard<std::mutex> lock(last_mutex);
-      last = {d.op, isa_name(isa), sizeof(Real) == 8 ? "float64" : "float32", describe(plan).text, plan.threads()};
-      return;
-    }
+    if (run_team(plan.threads(), body))
+      return remember(
+          {d.op, isa_name(isa), sizeof(Real) == 8 ? "float64" : "float32", describe(plan).text, plan.threads()});
     threads = 1;
   }
 }
-
-template <class Real> const Real* read(const Tensor& t) { return t.defined() ? t.const_data_ptr<Real>() : nullptr; }
-template <class Real> Real* data(const Tensor& t) { return t.defined() ? t.mutable_data_ptr<Real>() : nullptr; }
 
 // One call as the kernels take it, and the tensors its pointers point into.
 template <class Real> struct Prepared {
@@ -867,7 +827,7 @@ Tensor math(const Tensor& x, std::string_view word) {
       TORCH_CHECK(kernels<Real>(current_isa())
                       .map(std::string(word).c_str(), std::min(kPiece, in.numel() - from),
                            in.const_data_ptr<Real>() + from, out.mutable_data_ptr<Real>() + from),
-                  "rnnkernels::_math: word: expected exp, tanh or sigmoid, got ", word);
+                  "rnnkernels::_math: word: expected exp, log, tanh, sigmoid or softplus, got ", word);
   };
   x.scalar_type() == at::kDouble ? apply(double()) : apply(float());
   return out;
@@ -881,10 +841,8 @@ double fma_peak(int64_t threads, bool is_double) {
     std::vector<double> flops(threads);
     auto body = [&](int thread) { flops[thread] = chain(10'000'000); };
     auto start = std::chrono::steady_clock::now();
-    TORCH_CHECK(
-        run_parallel(
-            static_cast<int>(threads), [](void* f, int thread) { (*static_cast<decltype(body)*>(f))(thread); }, &body),
-        "rnnkernels::_fma_peak: threads: ", threads, " could not be started");
+    TORCH_CHECK(run_team(static_cast<int>(threads), body), "rnnkernels::_fma_peak: threads: ", threads,
+                " could not be started");
     std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     double total = 0;
     for (double f : flops) total += f;
@@ -904,6 +862,11 @@ int64_t recompute_piece(int64_t ticks, int64_t batch, int64_t numbers) {
 LastKernel last_kernel() {
   std::lock_guard<std::mutex> lock(last_mutex);
   return last;
+}
+
+void remember(const LastKernel& kernel) {
+  std::lock_guard<std::mutex> lock(last_mutex);
+  last = kernel;
 }
 
 TORCH_LIBRARY(rnnkernels, m) {

@@ -1,7 +1,8 @@
-// What bind.cpp asks of ops.cpp besides the registrations that loading does.
+// What bind.cpp asks of the files of ops besides the registrations that loading does.
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace rnn {
 
@@ -11,8 +12,15 @@ struct LastKernel {
 };
 
 LastKernel last_kernel();
+void remember(const LastKernel&);
 
 // Ticks that are run anew at a time where activations are recomputed: about the root of all, or as many as are small.
 int64_t recompute_piece(int64_t ticks, int64_t batch, int64_t numbers);
+
+// Numbers saved of a frame of a Neural Turing Machine, and where its parts begin; arguments as in `rnnkernels::ntm`.
+struct NtmRecord {
+  int64_t numbers, features, parameters, weightings, padded_rows, memory;
+};
+NtmRecord ntm_record(int64_t inputs, int64_t hidden, int64_t rows, int64_t width, const std::vector<int64_t>& choices);
 
 }  // namespace rnn

@@ -24,6 +24,7 @@ from .modules import (
     GRU3,
     LSTM,
     LSTM1997,
+    NTM,
     RNN,
     CoupledLSTM,
     CoupledLSTMCell,
@@ -41,12 +42,14 @@ from .modules import (
     LSTMCell,
     MinimalGRU,
     MinimalGRUCell,
+    NTMState,
+    NTMTrace,
     PeepholeLSTM,
     PeepholeLSTMCell,
     RNNCell,
     convert,
 )
-from .options import Masks, Options
+from .options import Conventions, Masks, Options
 
 __all__ = [
     "RNN",
@@ -62,6 +65,9 @@ __all__ = [
     "GRU3",
     "IndRNN",
     "LSTM1997",
+    "NTM",
+    "NTMState",
+    "NTMTrace",
     "RNNCell",
     "LSTMCell",
     "GRUCell",
@@ -75,6 +81,7 @@ __all__ = [
     "GRU3Cell",
     "IndRNNCell",
     "LSTM1997Cell",
+    "Conventions",
     "Masks",
     "Options",
     "convert",

@@ -1,4 +1,4 @@
-"""The one function all layers and cells go through."""
+"""The functions all modules go through: a recurrent layer, the Neural Turing Machine, and parts of it."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .ops import LAYERS, Layer, warn_once
-from .options import PLAIN, Options
+from .fused import warn_once
+from .ops import LAYERS, NTM, NTM_STEP, Layer, Machine
+from .options import GRAVES2014, PLAIN, Conventions, Options
 
-__all__ = ["layer"]
+__all__ = ["layer", "ntm", "ntm_address", "ntm_read", "ntm_step", "ntm_write"]
 
 
 def layer(
@@ -122,3 +123,124 @@ def _autocast(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tens
     """Casts what autocast casts: floating point tensors, float64 excepted."""
     cast = (torch.float32, torch.bfloat16, torch.float16)
     return [t.to(dtype) if t is not None and t.dtype in cast else t for t in tensors]
+
+
+def ntm(
+    x: Tensor,
+    controller: Tensor,
+    w_heads: Tensor,
+    b_heads: Tensor | None,
+    w_out: Tensor,
+    b_out: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    memory0: Tensor,
+    reads0: Tensor,
+    weightings0: Tensor,
+    lengths: Tensor | None = None,
+    conventions: Conventions = GRAVES2014,
+) -> tuple[Tensor, ...]:
+    """Runs a Neural Turing Machine over a whole sequence.
+
+    Axes: T ticks, B rows of the batch, I inputs, O outputs, H hidden units of each of L controller layers, N memory
+    rows, M numbers of a row, R read heads, K heads (reads, then writes), P numbers that all heads take. All tensors are
+    float32 or float64 and on one device; under autocast halves are made float32. Source: Graves, Wayne and Danihelka,
+    "Neural Turing Machines", arXiv 1410.5401, 2014.
+
+    Args:
+        x: input (T,B,I).
+        controller: its layers one after another, flat: of each the weight, whose columns are the layer's inputs (of the
+            first: x, then what the heads read a tick ago) and, where it is an LSTM, its own h; then its bias. Rows: an
+            LSTM's four gates in torch.nn's order, or H.
+        w_heads, b_heads: what the heads take of the last layer's h, (P,H) and (P) or None: head by head key (M),
+            strength, gate, shifts (2 * range + 1), sharpening, and for a write head erase (M) and add (M).
+        w_out, b_out: the outputs, of that h and of what this tick's heads read, (O,H+R*M) and (O) or None.
+        h0, c0: states of an LSTM controller before the first tick (L,B,H); (0,B,H) for a feed-forward one.
+        memory0, reads0, weightings0: (B,N,M), (B,R,M), (B,K,N).
+        lengths: ticks of each row, int64 (B,) on the CPU, 0 allowed. Past its end a row's state stays, its output is
+            zero, and so are all gradients.
+        conventions: the heads, and what the paper leaves open.
+
+    Returns:
+        `(y, h_n, c_n, memory_n, reads_n, weightings_n)`: logits (T,B,O), and the states after each row's last tick.
+
+    Raises:
+        RuntimeError: wrong rank, size, dtype or device.
+    """
+    tensors = (x, controller, w_heads, b_heads, w_out, b_out, h0, c0, memory0, reads0, weightings0)
+    return machine(NTM, tensors, (lengths,), conventions)[:-1]
+
+
+def ntm_step(
+    parameters: Tensor, memory: Tensor, weightings: Tensor, conventions: Conventions = GRAVES2014
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One tick of all heads of a Neural Turing Machine on a given memory, for controllers of one's own.
+
+    Axes as in `ntm`.
+
+    Args:
+        parameters: what the heads take (B,P), in the order of `w_heads` there; before its activations, or, with
+            `conventions.activated`, past them: strength > 0, gate in [0, 1], shifts that sum to 1, sharpening >= 1.
+        memory, weightings: before the tick, (B,N,M) and (B,K,N).
+        conventions: the heads, and what the paper leaves open; the controller is ignored.
+
+    Returns:
+        What is read (B,R,M), and memory and weightings after the tick.
+    """
+    return machine(NTM_STEP, (parameters, memory, weightings), (), conventions._replace(layers=0))[:-1]
+
+
+def ntm_address(
+    memory: Tensor,
+    weighting: Tensor,
+    key: Tensor,
+    strength: Tensor,
+    gate: Tensor,
+    shifts: Tensor,
+    sharpening: Tensor,
+    conventions: Conventions = GRAVES2014,
+) -> Tensor:
+    """Where heads look: by content, by where they looked before, shifted and sharpened. Graves et al. 2014, eqs 5 to 9.
+
+    Args:
+        memory: (B,N,M).
+        weighting: of the tick before, (B,K,N).
+        key: (B,K,M).
+        strength, gate, sharpening: (B,K), at least 0, in [0, 1], and at least 1.
+        shifts: distributions over -range, ..., range, (B,K,2*range+1).
+        conventions: guards, and the order of shifts; its heads are ignored.
+
+    Returns:
+        The new weighting (B,K,N).
+    """
+    columns = [part.unsqueeze(-1) if part.dim() == 2 else part for part in (key, strength, gate, shifts, sharpening)]
+    c = conventions._replace(
+        layers=0, read_heads=weighting.size(1), write_heads=0, shift_range=shifts.size(-1) // 2, activated=True
+    )
+    return machine(NTM_STEP, (torch.cat(columns, -1).flatten(1), memory, weighting), (), c)[2]
+
+
+def ntm_read(memory: Tensor, weighting: Tensor) -> Tensor:
+    """What heads of these weightings (B,K,N) read of a memory (B,N,M): (B,K,M). One product; eq. 2."""
+    return reference.ntm.read(memory, weighting)
+
+
+def ntm_write(memory: Tensor, weighting: Tensor, erase: Tensor, add: Tensor) -> Tensor:
+    """The memory (B,N,M) after heads of these weightings (B,K,N) erased (B,K,M), in [0, 1], and added (B,K,M).
+
+    All erase before any adds; eqs 3 and 4. In plain torch: inside `ntm` and `ntm_step` it is fused.
+    """
+    return reference.ntm.write(memory, weighting, erase, add)
+
+
+def machine(op: Machine, tensors: tuple, lengths: tuple, c: Conventions, keep: bool = False) -> tuple[Tensor, ...]:
+    """All results of one of the two ops, what it saved last; `keep`: whether or not anybody differentiates."""
+    x = tensors[0]
+    if autocasts(x):
+        halves = (torch.bfloat16, torch.float16)
+        tensors = tuple(t.float() if t is not None and t.dtype in halves else t for t in tensors)
+    if not (x.is_cpu or x.is_meta):
+        warn_once(f"{op.name} runs in plain torch, tick by tick: there is no kernel for device {x.device.type!r} yet")
+        plain = reference.ntm.ntm if op is NTM else reference.ntm.step
+        return *plain(*tensors, *lengths, c), x.new_empty(0)
+    return op(*tensors, *lengths, *c.flat(), keep=keep)

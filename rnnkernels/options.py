@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["KINDS", "SQUASHES", "Masks", "Options"]
+__all__ = ["CONTROLLERS", "GRAVES2014", "GUARDS", "KINDS", "ORDERS", "SQUASHES", "Conventions", "Masks", "Options"]
 
 SQUASHES = ("tanh", "relu", "logistic", "identity", "g1997", "h1997")
+CONTROLLERS = ("lstm", "feedforward")
+ORDERS = ("read_first", "write_first", "interleaved")
+GUARDS = ("sum", "floor")
 KINDS = ("zoneout", "zoneout_cell", "recurrent", "input", "weight")
 
 
@@ -104,3 +107,108 @@ class Options(NamedTuple):
 
 PLAIN = Options()
 _PLAIN = (None, *Masks(), [], [])
+
+
+class Conventions(NamedTuple):
+    """What a Neural Turing Machine is besides its tensors: heads, and all that its paper leaves open.
+
+    Axes: N rows of the memory, M numbers of a row. The defaults are those of `rnnkernels.NTM`'s preset "graves2014".
+
+    Attributes:
+        controller: "lstm" or "feedforward" (tanh layers).
+        layers: of the controller; 0: none, the heads' parameters are given.
+        read_heads, write_heads: how many; all reads stand before all writes.
+        shift_range: a head may shift its weighting by so many rows, either way.
+        order: "read_first": all heads address the memory as the tick found it, and reads see it so; "write_first":
+            reads address and see it after all writes; "interleaved": the first read and write head, then the second
+            ones, ..., each pair addressing what those before it left.
+        key_activation, add_activation: "tanh" or "linear", of the key and the add vector.
+        similarity_guard, similarity_eps: the cosine is divided by |k| |M| + eps ("sum") or max(|k| |M|, eps) ("floor").
+        sharpen_eps: added to the sum of the powers that sharpening divides by.
+        reversed_shift: the shifts' distribution lists them from +range to -range, not from -range to +range.
+        head_clip, output_clip: bounds of what the heads take and of the outputs; 0: none.
+        activated: what the heads take is past its activations.
+        recompute: as in `Options`.
+    """
+
+    controller: str = "lstm"
+    layers: int = 1
+    read_heads: int = 1
+    write_heads: int = 1
+    shift_range: int = 1
+    order: str = "read_first"
+    key_activation: str = "tanh"
+    add_activation: str = "tanh"
+    similarity_guard: str = "sum"
+    similarity_eps: float = 1e-8
+    sharpen_eps: float = 0.0
+    reversed_shift: bool = False
+    head_clip: float = 0.0
+    output_clip: float = 0.0
+    activated: bool = False
+    recompute: int = 0
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the controller reads its own h."""
+        return self.controller == "lstm"
+
+    @property
+    def heads(self) -> int:
+        return self.read_heads + self.write_heads
+
+    @property
+    def shifts(self) -> int:
+        """Entries of a distribution over shifts."""
+        return 2 * self.shift_range + 1
+
+    def head_size(self, width: int, writes: bool) -> int:
+        """Numbers a head takes: key (M), strength, gate, shifts, sharpening; one that writes also erase and add (M)."""
+        return width + 3 + self.shifts + 2 * width * writes
+
+    def parameters(self, width: int) -> int:
+        """Numbers all heads take (P)."""
+        return self.read_heads * self.head_size(width, False) + self.write_heads * self.head_size(width, True)
+
+    def phases(self) -> list[tuple[range, range]]:
+        """Read and write heads, each counted from 0, that address the memory at the same time: in this order."""
+        R, W = range(self.read_heads), range(self.write_heads)
+        if self.order == "read_first":
+            return [(R, W)]
+        if self.order == "write_first":
+            return [(R[:0], W), (R, W[:0])]
+        return [(R[i : i + 1], W[i : i + 1]) for i in range(max(len(R), len(W)))]
+
+    def flat(self) -> tuple[list[float], list[int]]:
+        """What the ops take of it: numbers and choices."""
+        numbers = [self.similarity_eps, self.sharpen_eps, self.head_clip, self.output_clip]
+        choices = [
+            CONTROLLERS.index(self.controller),
+            self.recurrent,
+            self.layers,
+            self.read_heads,
+            self.write_heads,
+            self.shift_range,
+            ORDERS.index(self.order),
+            GUARDS.index(self.similarity_guard),
+            self.reversed_shift,
+            self.key_activation == "tanh",
+            self.add_activation == "tanh",
+            self.activated,
+            self.recompute,
+        ]
+        return [float(n) for n in numbers], [int(c) for c in choices]
+
+    @classmethod
+    def of_flat(cls, numbers: Sequence[float], choices: Sequence[int]) -> "Conventions":
+        """The inverse of `flat`."""
+        controller, _, layers, reads, writes, shift, order, guard, turned, key, add, activated, recompute = choices
+        eps, sharpen_eps, head_clip, output_clip = numbers
+        kinds = ("linear", "tanh")
+        return cls(
+            CONTROLLERS[controller], layers, reads, writes, shift, ORDERS[order], kinds[key], kinds[add],
+            GUARDS[guard], eps, sharpen_eps, bool(turned), head_clip, output_clip, bool(activated), recompute,
+        )  # fmt: skip
+
+
+GRAVES2014 = Conventions()

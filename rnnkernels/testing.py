@@ -9,12 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import reference
 from .ops import LAYERS
-from .options import PLAIN, Options
+from .options import GRAVES2014, GUARDS, ORDERS, PLAIN, Conventions, Options
 from .reference import STATES, random
 from .reference import layer as plain_layer
 
-__all__ = ["CASES", "LARGE", "OPTIONS", "Case", "Problem", "assert_as_good_as", "fitted", "pairwise"]
+__all__ = [
+    "CASES",
+    "LARGE",
+    "MACHINES",
+    "OPTIONS",
+    "STEPS",
+    "Case",
+    "Judged",
+    "MachineCase",
+    "MachineProblem",
+    "Problem",
+    "assert_as_good_as",
+    "fitted",
+    "pairwise",
+]
 
 
 def assert_as_good_as(actual: Tensor, torch_own: Tensor, reference64: Tensor, label: str = "result") -> None:
@@ -176,7 +191,60 @@ OPTIONS = {cell: _option_cases(cell) for cell in LAYERS}
 LARGE = (Case(100, 1, 256, 256), Case(100, 8, 128, 128), Case(28, 32, 28, 100), Case(20, 64, 512, 512))
 
 
-class Problem:
+Results = Callable[..., tuple[Tensor, ...]]
+
+
+class Judged:
+    """Tensors of one call, float64 but of values that float32 holds, and how its results are held against torch's.
+
+    A subclass has `run(function, *tensors)` and `labels()`.
+
+    Attributes:
+        tensors: None where absent.
+        weights: one tensor for each result: their gradients in `outputs_and_gradients`.
+        theirs: the function in plain torch.
+        title: what messages call it.
+    """
+
+    tensors: list[Tensor | None]
+    weights: list[Tensor]
+    theirs: Results
+    title: str
+
+    def run(self, function: Results, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+    def labels(self) -> list[str]:
+        raise NotImplementedError
+
+    def outputs_and_gradients(self, function: Results, dtype: torch.dtype) -> dict[str, Tensor]:
+        """By name: out, the final states, sequences, and the gradient of their weighted sum by every tensor."""
+        tensors = [None if t is None else t.to(dtype).requires_grad_() for t in self.tensors]
+        results = self.run(function, *tensors)
+        leaves = [t for t in tensors if t is not None]
+        weights = [w.to(dtype) for w in self.weights]
+        # Some have no part in anything: w_hh truncated, h0 that nothing reads.
+        gradients = torch.autograd.grad(results, leaves, weights, allow_unused=True, materialize_grads=True)
+        return dict(zip(self.labels(), (*(r.detach() for r in results), *gradients), strict=True))
+
+    @cached_property
+    def plain(self) -> dict[str, Tensor]:
+        """`outputs_and_gradients` of plain torch in float32."""
+        return self.outputs_and_gradients(self.theirs, torch.float32)
+
+    @cached_property
+    def exact(self) -> dict[str, Tensor]:
+        """`outputs_and_gradients` of plain torch in float64."""
+        return self.outputs_and_gradients(self.theirs, torch.float64)
+
+    def check(self, function: Results, dtype: torch.dtype) -> None:
+        """Holds outputs and gradients of `function` in `dtype` against the reference by the error rule."""
+        for label, actual in self.outputs_and_gradients(function, dtype).items():
+            assert actual.dtype == dtype, f"{self.title} {label}: {actual.dtype}, not {dtype}"
+            assert_as_good_as(actual, self.plain[label], self.exact[label], f"{self.title} {label}")
+
+
+class Problem(Judged):
     """The tensors of one case, float64 but of values that `dtype` and float32 hold: all precisions start equal.
 
     Args:
@@ -211,7 +279,7 @@ class Problem:
         def rows(first: int) -> int:
             return sum(blocks if facts.shared >> gate & 1 else H for gate in range(first, facts.gates))
 
-        self.cell, self.case = cell, case
+        self.cell, self.case, self.theirs, self.title = cell, case, plain_layer, f"{cell} {case}"
         self.batch_sizes = self.lengths = self.resets = None
         shape: tuple[int, ...] = (T, B)
         if case.layout == "packed":
@@ -259,23 +327,13 @@ class Problem:
             return draw(n, scale=scale)
         return draw(n, scale=0.25 if self.cell.startswith("layernorm") else 1.0).abs()
 
-    def run(self, layer: Callable[..., tuple[Tensor, ...]], *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    def run(self, layer: Results, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """`(out, *final states, *sequences)` that `layer` (of `functional` or `reference`) makes of `tensors`."""
         end = 7 + LAYERS[self.cell].states
         return layer(
             self.cell, *tensors[:6], tensors[7:end], self.batch_sizes, self.case.reverse, unit=tensors[6],
             lengths=self.lengths, resets=self.resets, reset_states=tensors[end:], options=self.options,
         )  # fmt: skip
-
-    def outputs_and_gradients(self, layer: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype) -> dict[str, Tensor]:
-        """By name: out, the final states, sequences, and the gradient of their weighted sum by every tensor."""
-        tensors = [None if t is None else t.to(dtype).requires_grad_() for t in self.tensors]
-        results = self.run(layer, *tensors)
-        leaves = [t for t in tensors if t is not None]
-        weights = [w.to(dtype) for w in self.weights]
-        # Some have no part in anything: w_hh truncated, h0 that nothing reads.
-        gradients = torch.autograd.grad(results, leaves, weights, allow_unused=True, materialize_grads=True)
-        return dict(zip(self.labels(), (*(r.detach() for r in results), *gradients), strict=True))
 
     def labels(self) -> list[str]:
         """The names in `outputs_and_gradients`, in order."""
@@ -286,18 +344,124 @@ class Problem:
         results += [f"{s}_all" for s in states[1:]] if self.case.options.all_states else []
         return [*results, *(f"grad_{name}" for name, t in zip(inputs, self.tensors, strict=True) if t is not None)]
 
-    @cached_property
-    def plain(self) -> dict[str, Tensor]:
-        """`outputs_and_gradients` of plain torch in float32."""
-        return self.outputs_and_gradients(plain_layer, torch.float32)
 
-    @cached_property
-    def exact(self) -> dict[str, Tensor]:
-        """`outputs_and_gradients` of plain torch in float64."""
-        return self.outputs_and_gradients(plain_layer, torch.float64)
+@dataclass(frozen=True)
+class MachineCase:
+    """Sizes and conventions of one call of a Neural Turing Machine, or, where T is 0, of one tick of its heads.
 
-    def check(self, layer: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype) -> None:
-        """Holds outputs and gradients of `layer` in `dtype` against the reference by the error rule."""
-        for label, actual in self.outputs_and_gradients(layer, dtype).items():
-            assert actual.dtype == dtype, f"{self.cell} {self.case} {label}: {actual.dtype}, not {dtype}"
-            assert_as_good_as(actual, self.plain[label], self.exact[label], f"{self.cell} {self.case} {label}")
+    Axes: T ticks, B rows, I inputs, O outputs, H hidden units, N memory rows, M numbers of a row.
+
+    Attributes:
+        ragged: whether rows have lengths, in no order and down to 0.
+        conventions: heads, controller, and all that the paper leaves open.
+    """
+
+    T: int = 5
+    B: int = 3
+    I: int = 4  # noqa: E741
+    O: int = 5  # noqa: E741
+    H: int = 17
+    N: int = 19
+    M: int = 6
+    ragged: bool = False
+    conventions: Conventions = GRAVES2014
+
+    def __str__(self) -> str:
+        words = [f"{axis}{getattr(self, axis)}" for axis in "TBIOHNM"] + ["ragged"] * self.ragged
+        words += [f"{n}={v}" for n, v, d in zip(Conventions._fields, self.conventions, GRAVES2014) if v != d]
+        return "-".join(words)
+
+
+class MachineProblem(Judged):
+    """The tensors of one call of `rnnkernels.functional.ntm`, or of `ntm_step` where the case has no tick.
+
+    Args:
+        case: sizes and conventions.
+        seed: of the random numbers.
+    """
+
+    def __init__(self, case: MachineCase, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int, scale: float = 1.0) -> Tensor:
+            values = torch.empty(shape, dtype=torch.float64).uniform_(-scale, scale, generator=generator)
+            return values.float().double()
+
+        c, (T, B, I, O, H, N, M) = case.conventions, (getattr(case, axis) for axis in "TBIOHNM")
+        self.case, self.step, self.title = case, T == 0, str(case)
+        self.theirs = reference.ntm.step if self.step else reference.ntm.ntm
+        P, R, K = c.parameters(M), c.read_heads, c.heads
+        weightings = draw(B, K, N).softmax(-1).float().double()
+        memory = draw(B, N, M)  # a row of next to no length has next to no direction: errors would be chance
+        memory = (memory.sign() * (0.25 + 0.75 * memory.abs())).float().double()
+        self.lengths = None
+        if self.step:
+            self.tensors = [draw(B, P, scale=2.0), memory, weightings]
+            if c.activated:
+                fields = reference.ntm.activate(self.tensors[0], M, c._replace(activated=False))
+                reads, writes = ([f[:, part] for f in fields[:5]] for part in (slice(0, R), slice(R, K)))
+                flat = [torch.cat(reads, -1).flatten(1), torch.cat([*writes, *fields[5:]], -1).flatten(1)]
+                self.tensors[0] = torch.cat(flat, 1).float().double()
+            self.weights = [draw(B, R, M), draw(B, N, M), draw(B, K, N)]
+            return
+        layers = c.layers if c.recurrent else 0
+        count = sum(
+            (4 if c.recurrent else 1) * H * ((H if k else I + R * M) + H * c.recurrent + 1) for k in range(c.layers)
+        )
+        scale = H**-0.5
+        self.tensors = [
+            draw(T, B, I), draw(count, scale=scale), draw(P, H, scale=scale), draw(P),
+            draw(O, H + R * M, scale=scale), draw(O), draw(layers, B, H), draw(layers, B, H), memory,
+            draw(B, R, M), weightings,
+        ]  # fmt: skip
+        self.weights = [draw(T, B, O), *(draw(*t.shape) for t in self.tensors[6:])]
+        if case.ragged:
+            lengths = torch.tensor([T - T * b // max(B - 1, 1) for b in range(B)], dtype=torch.int64)
+            self.lengths = lengths[torch.randperm(B, generator=generator)]
+
+    def run(self, function: Results, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        c = self.case.conventions
+        return function(*tensors, c._replace(layers=0)) if self.step else function(*tensors, self.lengths, c)
+
+    def labels(self) -> list[str]:
+        if self.step:
+            results, inputs = ["reads", "memory_n", "weightings_n"], ["parameters", "memory", "weightings"]
+        else:
+            results = ["y", "h_n", "c_n", "memory_n", "reads_n", "weightings_n"]
+            inputs = ["x", "controller", "w_heads", "b_heads", "w_out", "b_out", "h0", "c0", "memory0", "reads0"]
+            inputs += ["weightings0"]
+        return [*results, *(f"grad_{name}" for name, t in zip(inputs, self.tensors, strict=True) if t is not None)]
+
+
+def _machine_cases() -> tuple[MachineCase, ...]:
+    """Every convention and every pair of them, at sizes that leave remainders everywhere; then sizes."""
+    axes = {
+        "controller": ("lstm", "feedforward"), "layers": (1, 2), "read_heads": (1, 2, 5), "write_heads": (1, 3, 0),
+        "shift_range": (1, 0, 2), "order": ORDERS, "key_activation": ("tanh", "linear"),
+        "add_activation": ("linear", "tanh"), "similarity_guard": GUARDS, "similarity_eps": (1e-8, 1e-2),
+        "sharpen_eps": (0.0, 1e-16, 1e-2), "reversed_shift": (False, True), "head_clip": (0.0, 1.0),
+        "output_clip": (0.0, 0.7), "recompute": (0, 2, 1), "ragged": (False, True), "N": (19, 7, 33), "M": (6, 3, 17),
+    }  # fmt: skip
+    cases = []
+    for row in pairwise(axes):
+        sizes = {name: row.pop(name) for name in ("ragged", "N", "M")}
+        cases.append(MachineCase(**sizes, conventions=Conventions(**row)))
+    sizes = [(T, B, H, N, M) for T, B in ((1, 1), (2, 8), (9, 0), (3, 33)) for H, N, M in ((1, 1, 1), (100, 128, 20))]
+    sizes += [(4, 2, 16, 2, 3), (4, 2, 257, 17, 5)]
+    wide = Conventions(shift_range=3)
+    cases += [MachineCase(T, B, 3, 2, H, N, M, conventions=wide if N < 4 else GRAVES2014) for T, B, H, N, M in sizes]
+    return tuple(cases)
+
+
+MACHINES = _machine_cases()
+_OF_HEADS = Conventions._fields[2:-3]  # not controller, layers, and what comes after head_clip
+# One tick of the heads of each, before its activations and past them.
+STEPS = tuple(
+    dict.fromkeys(
+        replace(m, T=0, I=0, O=0, H=0, ragged=False, conventions=c)
+        for i, m in enumerate(MACHINES)
+        for c in [
+            m.conventions._replace(controller="lstm", layers=1, output_clip=0.0, recompute=0, activated=i % 3 == 2)
+        ]
+    )
+)

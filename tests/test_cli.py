@@ -40,7 +40,7 @@ def test_check_fails_where_a_kernel_is_wrong(monkeypatch, capsys):
     assert "FAILED" in said.out and "check: gru" in said.err and "check: rnn_tanh" not in said.err
 
 
-@pytest.mark.parametrize("command", ["info", "check", "demo", "reproduce"])
+@pytest.mark.parametrize("command", ["info", "check", "demo", "train", "evaluate", "plot", "reproduce"])
 def test_help(command):
     done = run(command, "--help")
     assert done.returncode == 0 and f"rnnkernels {command}" in done.stdout and done.stderr == ""

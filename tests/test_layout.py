@@ -25,25 +25,39 @@ MAY_INCLUDE = [
     ("cells/vocabulary.h", []),
     ("cells/list.h", [r"cells/\w+\.h"]),
     ("cells/*.h", [r"cells/vocabulary\.h"]),
+    ("memory/*.h", [r"cells/vocabulary\.h"]),
     ("simd/avx512.h", [r"cells/vocabulary\.h", r"simd/avx512_simde\.h", r"<(immintrin\.h|cstdint)>"]),
     ("simd/*.h", [r"cells/vocabulary\.h", r"<(immintrin\.h|simde/x86/\w+\.h|cmath|cstdint|cstring)>"]),
-    ("cpu/sweep_*.cpp", [r"simd/{isa}\.h", r"cpu/sweep-inl\.h"]),
-    ("cpu/*-inl.h", [r"cells/list\.h", r"simd/math\.h", r"cpu/(call|\w+-inl)\.h", r"<(cstring|cstdint|cstddef)>"]),
+    ("cpu/lanes_*.h", [r"simd/{isa}\.h"]),
+    ("cpu/sweep_*.cpp", [r"cpu/lanes_{isa}\.h", r"cpu/sweep-inl\.h"]),
+    ("cpu/ntm_*.cpp", [r"cpu/lanes_{isa}\.h", r"cpu/ntm-inl\.h"]),
+    (
+        "cpu/*-inl.h",
+        [r"(cells/list|memory/\w+|simd/math|cpu/(call|ntm|\w+-inl))\.h", r"<(cstring|cstdint|cstddef)>"],
+    ),
+    ("cpu/ntm.h", [r"memory/\w+\.h", r"cpu/call\.h"]),
     ("cpu/threads.*", [r"cpu/threads\.h", STD, r"<(omp\.h|linux/futex\.h|sys/syscall\.h|unistd\.h)>"]),
     ("cpu/pages.*", [r"cpu/pages\.h", STD, r"<sys/mman\.h>"]),
-    ("cpu/*", [r"cells/(vocabulary|list)\.h", r"cpu/(call|isa|plan|threads)\.h", STD]),
+    ("cpu/*", [r"cells/(vocabulary|list)\.h", r"cpu/(call|isa|ntm|plan|threads)\.h", STD]),
     ("cuda/*", [r"cells/.*", r"simd/(math|scalar)\.h", r"cuda/.*", STD, r"<(cuda|cooperative_groups).*>"]),
-    ("ops.*", [r"ops\.h", r"cpu/(isa|pages|plan|call)\.h", STD, r"<(ATen|c10|torch)/.*>"]),
+    ("tensors.h", [r"ops\.h", r"cpu/(pages|threads)\.h", STD, r"<ATen/.*>"]),
+    ("ops.*", [r"(ops|tensors)\.h", r"cpu/(isa|plan|call)\.h", STD, r"<(ATen|c10|torch)/.*>"]),
+    ("ntm.cpp", [r"tensors\.h", r"cpu/isa\.h", STD, r"<(ATen|c10|torch)/.*>"]),
     ("bind.cpp", [r"ops\.h", r"cpu/isa\.h", r"cells/list\.h", STD, r"<pybind11/.*>"]),
 ]
-LISTED = re.findall(r"^\s+X\((\w+)\)", (CSRC / "cells/list.h").read_text(), re.M)
+LISTED = re.findall(r"^\s+X\((\w+)\)", (CSRC / "cells/list.h").read_text().split("RNN_CONTROLLERS")[0], re.M)
 # What may not be said at all, include or not.
+NO_MACHINE = r"std::|\b_mm|\b__m\d|torch|\bat::|__global__|__shared__|#ifn?def\b|\b[A-Z]\w*::_mm"
+NO_INTRINSICS = r"\b_mm\d*_|\b__m\d|pybind11|immintrin"
 MUST_NOT_SAY = {
-    "cells/*.h": r"std::|\b_mm|\b__m\d|torch|\bat::|__global__|__shared__|#ifn?def\b|\b[A-Z]\w*::_mm",
+    "cells/*.h": NO_MACHINE,
+    "memory/*.h": NO_MACHINE,
     "simd/*.h": r"torch|\bat::|std::",
     "cpu/*-inl.h": rf"torch|\bat::|std::|\b_mm|\b({'|'.join(LISTED)})\b",
     "cpu/*": r"torch/|\bat::|c10::",
-    "ops.cpp": r"\b_mm\d*_|\b__m\d|pybind11|immintrin",
+    "ops.cpp": NO_INTRINSICS,
+    "ntm.cpp": NO_INTRINSICS,
+    "tensors.h": NO_INTRINSICS,
     "bind.cpp": r"\bTensor\b|\bat::",
 }
 
@@ -67,7 +81,7 @@ def without_comments(text):
 def test_includes(file):
     row, allowed = next(((row, allowed) for row, allowed in MAY_INCLUDE if fnmatch(file, row)), (None, None))
     assert row, f"{file}: no row of the table says what it may include"
-    isa = Path(file).stem.removeprefix("sweep_")
+    isa = Path(file).stem.rpartition("_")[2]
     for name in includes(file):
         assert any(re.fullmatch(a.replace("{isa}", isa), name) for a in allowed), f"{file} includes {name}"
     text = without_comments((CSRC / file).read_text())
@@ -95,34 +109,40 @@ def test_the_oracle_does_not_know_the_accused(file):
         assert not (isinstance(node, ast.Attribute) and node.attr == "ops"), f"line {node.lineno} reaches for ops"
 
 
-def weak_symbols(file):
-    lines = subprocess.run(["nm", "-C", file], capture_output=True, text=True, check=True).stdout.splitlines()
-    symbols = [re.fullmatch(r"([0-9a-f]* +)(\w) (.*)", line).groups() for line in lines if line.strip()]
+def weak_symbols(files):
+    lines = subprocess.run(["nm", "-C", *files], capture_output=True, text=True, check=True).stdout.splitlines()
+    symbols = [
+        re.fullmatch(r"([0-9a-f]* +)(\w) (.*)", line).groups() for line in lines if line.strip() and line[-1] != ":"
+    ]
     return {name for address, kind, name in symbols if kind in "WVwvu" and address.strip()}
 
 
 def objects():
-    files = {file.name.removeprefix("sweep_").split(".")[0]: file for file in OBJECTS.glob("sweep_*.cpp.o")}
+    """By instruction set: all objects compiled for it."""
+    files = {}
+    for file in sorted(OBJECTS.glob("*_*.cpp.o")):
+        files.setdefault(file.name.split(".")[0].rpartition("_")[2], []).append(file)
     assert set(files) == set(_C.isas()["built"]), f"no objects under {OBJECTS}: make build"
+    assert all(len(of) == 2 for of in files.values())
     return files
 
 
 def test_two_isas_share_no_weak_symbol():
-    weak = {isa: weak_symbols(file) for isa, file in objects().items()}
+    weak = {isa: weak_symbols(files) for isa, files in objects().items()}
     assert all(weak.values()), "an object of templates without weak symbols: nothing was looked at"
     for (one, a), (other, b) in combinations(weak.items(), 2):
         assert not a & b, f"{one} and {other} share {sorted(a & b)[:3]}"
 
 
 def test_isa_objects_define_only_their_own_namespace():
-    for isa, file in objects().items():
-        strangers = [name for name in weak_symbols(file) if f"rnn::{isa}::" not in name]
+    for isa, files in objects().items():
+        strangers = [name for name in weak_symbols(files) if f"rnn::{isa}::" not in name]
         assert not strangers, f"{isa}: {strangers[:3]}"
 
 
 def test_the_linker_keeps_no_std_template_of_an_isa_object():
-    for isa, file in objects().items():
-        owned = {re.sub(r"^(guard variable for|vtable for|typeinfo.* for) ", "", name) for name in weak_symbols(file)}
+    for isa, files in objects().items():
+        owned = {re.sub(r"^(guard variable for|vtable for|typeinfo.* for) ", "", name) for name in weak_symbols(files)}
         assert not [name for name in owned if re.match(r"(\w+ )?(std|__gnu_cxx)::", name)], isa
 
 

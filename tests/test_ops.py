@@ -412,7 +412,7 @@ def test_opcheck_double_backward(cell):
 def test_every_op_is_under_test():
     ours = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("rnnkernels::")]
     assert {n for n in (name.removeprefix("rnnkernels::") for name in ours) if not n.startswith("_")} == {
-        cell + step for cell in CELLS for step in ("", "_backward", "_double_backward")
+        name + step for name in (*CELLS, "ntm", "ntm_step") for step in ("", "_backward", "_double_backward")
     }
 
 

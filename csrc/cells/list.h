@@ -35,3 +35,8 @@
   X(Lstm1997Forget)     \
   X(Lstm1997Open)       \
   X(Lstm1997ForgetOpen)
+
+// Those that can be the controller of a Neural Turing Machine: one stage, and gates that take the sum of both products.
+#define RNN_CONTROLLERS(X) \
+  X(Lstm)                  \
+  X(RnnTanh)

@@ -10,9 +10,12 @@
 
 namespace rnn {
 
-// Defined in simd/math.h (at most 2 ULP, stated there) and by each lane type.
+// Defined in simd/math.h (at most 2.5 ULP, stated there) and by each lane type.
 template <class V> RNN_FN V sigmoid(V x);
 template <class V> RNN_FN V tanh(V x);
+template <class V> RNN_FN V exp(V x);
+template <class V> RNN_FN V log(V x);
+template <class V> RNN_FN V softplus(V x);
 
 // Derivatives in terms of the activated value y.
 template <class V> RNN_FN V dsigmoid(V y) { return y * (V(1) - y); }

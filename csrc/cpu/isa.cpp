@@ -9,11 +9,14 @@
 
 namespace rnn {
 
-#define RNN_DECLARE(isa)                              \
-  namespace isa {                                     \
-  template <class Real> const Kernels<Real>& table(); \
-  extern template const Kernels<float>& table();      \
-  extern template const Kernels<double>& table();     \
+#define RNN_DECLARE(isa)                                     \
+  namespace isa {                                            \
+  template <class Real> const Kernels<Real>& table();        \
+  extern template const Kernels<float>& table();             \
+  extern template const Kernels<double>& table();            \
+  template <class Real> const NtmKernels<Real>& ntm_table(); \
+  extern template const NtmKernels<float>& ntm_table();      \
+  extern template const NtmKernels<double>& ntm_table();     \
   }
 RNN_DECLARE(scalar)
 #ifdef RNN_HAVE_AVX2
@@ -58,6 +61,7 @@ template <class Cell> constexpr Facts facts_of() {
 
 #define RNN_FACTS(Cell) facts_of<Cell>(),
 constexpr Facts kFacts[] = {RNN_CELLS(RNN_FACTS)};
+constexpr Facts kControllerFacts[] = {RNN_CONTROLLERS(RNN_FACTS)};
 #undef RNN_FACTS
 
 bool machine_has(Isa isa) {
@@ -141,22 +145,35 @@ void set_isa(const std::string& name) {
 const Facts& cell_facts(int cell) { return kFacts[cell]; }
 int cell_count() { return static_cast<int>(std::size(kFacts)); }
 
-template <class Real> const Kernels<Real>& kernels(Isa isa) {
-  switch (isa) {
+const Facts& controller_facts(int controller) { return kControllerFacts[controller]; }
+int controller_count() { return static_cast<int>(std::size(kControllerFacts)); }
+
 #ifdef RNN_HAVE_AVX512
-    case Isa::kAvx512:
-      return avx512::table<Real>();
+#define RNN_CASE_AVX512(get) \
+  case Isa::kAvx512:         \
+    return avx512::get<Real>();
+#else
+#define RNN_CASE_AVX512(get)
 #endif
 #ifdef RNN_HAVE_AVX2
-    case Isa::kAvx2:
-      return avx2::table<Real>();
+#define RNN_CASE_AVX2(get) \
+  case Isa::kAvx2:         \
+    return avx2::get<Real>();
+#else
+#define RNN_CASE_AVX2(get)
 #endif
-    default:
-      return scalar::table<Real>();
-  }
-}
-
-template const Kernels<float>& kernels(Isa);
-template const Kernels<double>& kernels(Isa);
+#define RNN_TABLE(Table, name, get)                        \
+  template <class Real> const Table<Real>& name(Isa isa) { \
+    switch (isa) {                                         \
+      RNN_CASE_AVX512(get)                                 \
+      RNN_CASE_AVX2(get)                                   \
+      default:                                             \
+        return scalar::get<Real>();                        \
+    }                                                      \
+  }                                                        \
+  template const Table<float>& name(Isa);                  \
+  template const Table<double>& name(Isa);
+RNN_TABLE(Kernels, kernels, table)
+RNN_TABLE(NtmKernels, ntm_kernels, ntm_table)
 
 }  // namespace rnn

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "call.h"
+#include "ntm.h"
 
 namespace rnn {
 
@@ -19,6 +20,10 @@ void set_isa(const std::string& name);  // empty: RNNKERNELS_ISA or the best. Th
 const Facts& cell_facts(int cell);
 int cell_count();
 
+const Facts& controller_facts(int controller);
+int controller_count();
+
 template <class Real> const Kernels<Real>& kernels(Isa);
+template <class Real> const NtmKernels<Real>& ntm_kernels(Isa);
 
 }  // namespace rnn

@@ -128,16 +128,6 @@ template <class Real> struct BackwardTile {
 template <class Real> using ForwardFn = void (*)(const ForwardTile<Real>&);
 template <class Real> using BackwardFn = void (*)(const BackwardTile<Real>&);
 
-// Calls f(row, column, width...) over a tile: no width where the vector is whole, else the number of lanes.
-template <class Real, class F> RNN_FN void over_tile(int rows, int units, F&& f) {
-  constexpr int L = kLanes<Real>;
-  for (int i = 0; i < rows; ++i) {
-    int j = 0;
-    for (; j + L <= units; j += L) f(i, j);
-    if (j < units) f(i, j, units - j);
-  }
-}
-
 // Adds v to a running sum that carries what rounding lost (Kahan): thousands of frames go into one number.
 template <class V> RNN_FN void add_to(typename V::Real* sum, int64_t ld, V v) {
   V before = V::load(sum), y = v - V::load(sum + ld), after = before + y;

@@ -6,57 +6,18 @@
 #include "../simd/math.h"
 #include "call.h"
 
-#define RNN_LAMBDA __attribute__((always_inline))
-
 namespace rnn::RNN_ISA {
 
 #include "tile-inl.h"
+#include "scratch-inl.h"
 #include "random-inl.h"
 #include "stage-inl.h"
 #include "moments-inl.h"
-
-// Deals a block of memory out in pieces; from null it only measures.
-struct Arena {
-  char* base;
-  size_t used = 0;
-
-  template <class T> T* take(int64_t n) {
-    size_t at = used;
-    used += (static_cast<size_t>(n) * sizeof(T) + 63) / 64 * 64;
-    return base ? reinterpret_cast<T*>(base + at) : nullptr;
-  }
-  template <class T> T* take_if(bool wanted, int64_t n) { return wanted ? take<T>(n) : nullptr; }
-};
-
-// The length of a scratch row of n: whole vectors, and an odd line or so, or the rows of a tile would meet in the few
-// ways of one cache set.
-template <class Real> int64_t padded_row(int64_t n) {
-  int64_t line = 64 / sizeof(Real), row = ceil_div(n, kTileCols<Real>) * kTileCols<Real>;
-  return row % (4 * line) == 0 ? row + line : row;
-}
-
-template <class Real> Product<Real> forward_product(const Real* w, int64_t K, int64_t n, int gates, bool packed) {
-  return {.w = w, .ld = K, .K = K, .columns = {n}, .gates = gates, .transposed = true, .packed = packed};
-}
-
-template <class Real> Product<Real> backward_product(const Real* w, int64_t ld, int64_t K, int64_t n, bool packed) {
-  return {.w = w, .ld = ld, .K = K, .columns = {n}, .transposed = false, .packed = packed};
-}
-
-template <class Real> void place(Arena& arena, Product<Real>& p, bool with_bias) {
-  p.panels = arena.take<Real>(p.panels_size());
-  if (with_bias) p.biases = arena.take<Real>(p.biases_size());
-}
 
 // Calls f(block) for each, in one order at this tick and in the other at the next: what a cache still holds of weights
 // larger than itself is then what is read first.
 template <class F> RNN_FN void to_and_fro(Slice blocks, int back, F&& f) {
   for (int64_t i = blocks.from; i < blocks.to; ++i) f(back ? blocks.from + blocks.to - 1 - i : i);
-}
-
-template <class Real> void copy(Real* to, const Real* from, int64_t n) { memcpy(to, from, n * sizeof(Real)); }
-template <class Real> void copy_or_zero(Real* to, const Real* from, int64_t n) {
-  from ? copy(to, from, n) : (void)memset(to, 0, n * sizeof(Real));
 }
 
 // States that feed back through the recurrent matrix: with a projection the projected h alone.
@@ -1130,6 +1091,8 @@ template <class Real> bool map(const char* word, int64_t n, const Real* x, Real*
   if (!strcmp(word, "exp")) return map_with(n, x, y, [](V v) RNN_LAMBDA { return exp(v); }), true;
   if (!strcmp(word, "tanh")) return map_with(n, x, y, [](V v) RNN_LAMBDA { return tanh(v); }), true;
   if (!strcmp(word, "sigmoid")) return map_with(n, x, y, [](V v) RNN_LAMBDA { return sigmoid(v); }), true;
+  if (!strcmp(word, "log")) return map_with(n, x, y, [](V v) RNN_LAMBDA { return log(v); }), true;
+  if (!strcmp(word, "softplus")) return map_with(n, x, y, [](V v) RNN_LAMBDA { return softplus(v); }), true;
   return false;
 }
 

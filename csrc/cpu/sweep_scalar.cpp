@@ -1,8 +1,2 @@
-#define RNN_ISA scalar
-#include "../simd/scalar.h"
-
-namespace rnn::scalar {
-template <class Real> using Vector = Lane<Real>;
-inline constexpr int kTileVectors = 4, kTileRows = 2;
-}  // namespace rnn::scalar
+#include "lanes_scalar.h"
 #include "sweep-inl.h"

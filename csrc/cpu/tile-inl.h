@@ -1,6 +1,8 @@
 // The package's own packed product: the register tile, the panels it reads, and Product, which ties both to a weight.
 // Included once per instruction set, inside rnn::RNN_ISA.
 
+#define RNN_LAMBDA __attribute__((always_inline))
+
 template <class Real> inline constexpr int kLanes = Vector<Real>::kLanes;
 template <class Real> inline constexpr int kTileCols = kTileVectors * kLanes<Real>;
 

@@ -34,6 +34,10 @@ struct Floats {
   RNN_FN static Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
   RNN_FN static Floats min(Floats a, Floats b) { return _mm256_min_ps(a.v, b.v); }
   RNN_FN static Floats max(Floats a, Floats b) { return _mm256_max_ps(a.v, b.v); }
+  RNN_FN static Floats sqrt(Floats a) { return _mm256_sqrt_ps(a.v); }
+  RNN_FN static Floats exponent(Floats a) {
+    return Floats(_mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_castps_si256(a.v), 23))) - Floats(127.0f);
+  }
   RNN_FN static Floats abs(Floats a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v); }
   RNN_FN static Floats round(Floats a) { return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   RNN_FN static Floats copysign(Floats a, Floats sign) {
@@ -87,6 +91,12 @@ struct Doubles {
   RNN_FN static Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm256_fmadd_pd(a.v, b.v, c.v); }
   RNN_FN static Doubles min(Doubles a, Doubles b) { return _mm256_min_pd(a.v, b.v); }
   RNN_FN static Doubles max(Doubles a, Doubles b) { return _mm256_max_pd(a.v, b.v); }
+  RNN_FN static Doubles sqrt(Doubles a) { return _mm256_sqrt_pd(a.v); }
+  RNN_FN static Doubles exponent(Doubles a) {  // the exponent's bits under those of 2^52 are that number more
+    __m256i bits = _mm256_srli_epi64(_mm256_castpd_si256(a.v), 52);
+    __m256d above = _mm256_castsi256_pd(_mm256_or_si256(bits, _mm256_castpd_si256(_mm256_set1_pd(0x1p52))));
+    return Doubles(above) - Doubles(0x1p52 + 1023);
+  }
   RNN_FN static Doubles abs(Doubles a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v); }
   RNN_FN static Doubles round(Doubles a) { return _mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   RNN_FN static Doubles copysign(Doubles a, Doubles sign) {

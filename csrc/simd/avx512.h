@@ -38,6 +38,10 @@ struct Floats {
   RNN_FN static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
   RNN_FN static Floats min(Floats a, Floats b) { return _mm512_min_ps(a.v, b.v); }
   RNN_FN static Floats max(Floats a, Floats b) { return _mm512_max_ps(a.v, b.v); }
+  RNN_FN static Floats sqrt(Floats a) { return _mm512_sqrt_ps(a.v); }
+  RNN_FN static Floats exponent(Floats a) {
+    return Floats(_mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_castps_si512(a.v), 23))) - Floats(127.0f);
+  }
   RNN_FN static Floats abs(Floats a) { return _mm512_abs_ps(a.v); }
   RNN_FN static Floats round(Floats a) { return _mm512_roundscale_ps(a.v, kNearest); }
   RNN_FN static Floats copysign(Floats a, Floats sign) {
@@ -84,6 +88,10 @@ struct Doubles {
   RNN_FN static Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
   RNN_FN static Doubles min(Doubles a, Doubles b) { return _mm512_min_pd(a.v, b.v); }
   RNN_FN static Doubles max(Doubles a, Doubles b) { return _mm512_max_pd(a.v, b.v); }
+  RNN_FN static Doubles sqrt(Doubles a) { return _mm512_sqrt_pd(a.v); }
+  RNN_FN static Doubles exponent(Doubles a) {
+    return Doubles(_mm512_cvtepi64_pd(_mm512_srli_epi64(_mm512_castpd_si512(a.v), 52))) - Doubles(1023.0);
+  }
   RNN_FN static Doubles abs(Doubles a) { return _mm512_abs_pd(a.v); }
   RNN_FN static Doubles round(Doubles a) { return _mm512_roundscale_pd(a.v, kNearest); }
   RNN_FN static Doubles copysign(Doubles a, Doubles sign) {

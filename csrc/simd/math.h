@@ -1,7 +1,8 @@
-// exp, tanh and the logistic function, one text for every lane type.
+// exp, log, tanh, the logistic function and softplus, one text for every lane type.
 // A lane type V offers: Real, kLanes, V(Real), + - * /, fma(a,b,c) = a*b+c (rounded once or twice), min, max (of which
-// the second operand comes back when either is NaN, as on x86), abs, round (to nearest even), scale2(x, n) = x * 2^n
-// with gradual underflow, copysign, one_if_positive(x, y): the lanes of 1 where the sign of x is clear, else of y.
+// the second operand comes back when either is NaN, as on x86), abs, sqrt, round (to nearest even), scale2(x, n) =
+// x * 2^n with gradual underflow, exponent: of positive normal numbers, rounded down; copysign, one_if_positive(x, y):
+// the lanes of 1 where the sign of x is clear, else of y.
 #pragma once
 #include "../cells/vocabulary.h"
 
@@ -35,13 +36,26 @@ template <> struct ExpConstants<double> {
   static constexpr double kOverflow = 710.0, kUnderflow = -746.0, kTanhSaturates = 40.0;
 };
 
-template <class V, int i = 0> RNN_FN V q_polynomial(V r) {
-  using C = ExpConstants<typename V::Real>;
-  constexpr typename V::Real kCoefficient = C::kQ[i];  // a constant, since CUDA keeps no arrays of them
-  if constexpr (i + 1 == sizeof(C::kQ) / sizeof(C::kQ[0]))
+template <class Real> struct LogConstants;
+
+// (log((1 + s) / (1 - s)) - 2 s) / s^3 in z = s^2, for s where (1 + s) / (1 - s) runs from sqrt(1/2) to sqrt(2),
+// Chebyshev fits (error 2e-11 and 5e-18 of the logarithm), lowest power first.
+template <> struct LogConstants<float> {
+  static constexpr float kQ[] = {0.66666666555f, 0.40000121840f, 0.28550820816f, 0.23330467216f};
+};
+
+template <> struct LogConstants<double> {
+  static constexpr double kQ[] = {0.666666666666666969, 0.399999999998995045, 0.285714286259754849,
+                                  0.222222111347950799, 0.181828891252617221, 0.153317216005560413,
+                                  0.146164496850434059};
+};
+
+template <class Constants, class V, int i = 0> RNN_FN V q_polynomial(V r) {
+  constexpr typename V::Real kCoefficient = Constants::kQ[i];  // a constant, since CUDA keeps no arrays of them
+  if constexpr (i + 1 == sizeof(Constants::kQ) / sizeof(Constants::kQ[0]))
     return V(kCoefficient);
   else
-    return V::fma(q_polynomial<V, i + 1>(r), r, V(kCoefficient));
+    return V::fma(q_polynomial<Constants, V, i + 1>(r), r, V(kCoefficient));
 }
 
 // x = n ln 2 + r with r in [-1/4, 3/4] ln 2; returns e^r - 1 and leaves n. Off centre, so that n stays 0, and e^x - 1
@@ -50,7 +64,7 @@ template <class V> RNN_FN V expm1_reduced(V x, V& n) {
   using C = ExpConstants<typename V::Real>;
   n = V::round(V::fma(x, V(C::kLog2e), V(-0.25)));
   V r = V::fma(n, V(-C::kLn2Lo), V::fma(n, V(-C::kLn2Hi), x));
-  return V::fma(r * r, q_polynomial(r), r);
+  return V::fma(r * r, q_polynomial<C>(r), r);
 }
 
 // e^x, at most 1.5 ULP; underflow is gradual, overflow infinite.
@@ -59,6 +73,17 @@ template <class V> RNN_FN V exp(V x) {
   V n;
   V p = expm1_reduced(V::max(V(C::kUnderflow), V::min(V(C::kOverflow), x)), n);
   return V::scale2(V(1) + p, n);
+}
+
+// log x of a positive normal number: x = m 2^n, m = 1 + f within a factor sqrt(2) of 1, s = f / (2 + f), and 2 s is
+// written f - s f, whose rounding matters less: at most 1 ULP.
+template <class V> RNN_FN V log(V x) {
+  using C = ExpConstants<typename V::Real>;
+  V n = V::exponent(x * V(1.41421356237309505));
+  V f = V::scale2(x, V(0) - n) - V(1);
+  V s = f / (V(2) + f), z = s * s;
+  V less = s * (f - z * q_polynomial<LogConstants<typename V::Real>>(z));
+  return V::fma(n, V(C::kLn2Hi), f - (less - n * V(C::kLn2Lo)));
 }
 
 // b - b q with q = e / (1 + e), e = e^-|x|, b = 1 for positive x, else e. The last step rounds once what is nearly
@@ -82,6 +107,12 @@ template <class V> RNN_FN V tanh(V x) {
   V h = V::fma(s, p, s - V(0.5));
   V b = V::min(V(1), h);
   return V::copysign(V::fma(V(0) - b, b / (h + V(1)), b), x);
+}
+
+// log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|; what rounding takes from 1 + e is put back: at most 2.5 ULP.
+template <class V> RNN_FN V softplus(V x) {
+  V e = exp(V(0) - V::abs(x)), u = V(1) + e;
+  return V::max(V(0), x) + (log(u) + (e - (u - V(1))) / u);
 }
 
 }  // namespace rnn

@@ -50,6 +50,13 @@ template <class T> struct Lane {
   }
   RNN_FN static Lane min(Lane a, Lane b) { return a.v < b.v ? a.v : b.v; }
   RNN_FN static Lane max(Lane a, Lane b) { return a.v > b.v ? a.v : b.v; }
+  RNN_FN static Lane sqrt(Lane a) {
+    if constexpr (sizeof(T) == 4)
+      return __builtin_sqrtf(a.v);
+    else
+      return __builtin_sqrt(a.v);
+  }
+  RNN_FN static Lane exponent(Lane a) { return static_cast<T>((to_bits(a.v) >> Bits<T>::kMantissa) - Bits<T>::kBias); }
   RNN_FN static Lane abs(Lane a) { return copysign(a, T(1)); }
   RNN_FN static Lane round(Lane a) { return (a.v + Bits<T>::kRound) - Bits<T>::kRound; }
   RNN_FN static Lane copysign(Lane a, Lane sign) {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .. import get_isa
-from . import check, demo, info, reproduce
+from . import check, demo, evaluate, info, plot, reproduce, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m rnnkernels", description="Fused recurrent layers for PyTorch on the CPU."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (info, check, demo, reproduce):
+    for command in (info, check, demo, train, evaluate, plot, reproduce):
         text = command.__doc__ or ""
         name = command.__name__.rpartition(".")[2]
         sub = commands.add_parser(
@@ -46,3 +49,27 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"a number >= 1 expected, found {value}")
     return value
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """ "lr=0.1" as a pair; a value that is no Python literal is a word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"OPTION=VALUE expected, found {text}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def sizes(text: str) -> dict[str, int]:
+    """ "length=20,repeats=10" as a dict."""
+    return {name: positive(str(value)) for name, value in map(assignment, text.split(","))}
+
+
+def lacks(command: str, packages: Mapping[str, str]) -> bool:
+    """Whether a module among `packages` is not installed; says so in one line, with what to install."""
+    absent = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+    if absent:
+        print(f"rnnkernels {command}: needs {', '.join(absent)}: pip install {' '.join(absent)}", file=sys.stderr)
+    return bool(absent)

@@ -8,8 +8,6 @@ status 1 if a gate is not met or a trial raises.
 from __future__ import annotations
 
 import argparse
-import ast
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    from . import positive
+    from . import assignment, positive
 
     parser.add_argument(
         "entries", nargs="*", metavar="entry", help="names, or entry/variant; none: all that can be run"
@@ -38,21 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OPTION=VALUE",
-        type=_assignment,
+        type=assignment,
         help="change an option of the variants that are run; they are kept under another name",
     )
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of REPRODUCTION.md and reproduction/")
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """ "lr=0.1" as a pair; a value that is no Python literal is a word."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"OPTION=VALUE expected, found {text}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 def _chosen(args: argparse.Namespace) -> list[tuple[Any, list[Any]]]:
@@ -152,6 +139,8 @@ def _measure(entry: Any, variants: list[Any], args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Runs what was asked for and writes the page; 1 if a gate is not met or a trial raised, 130 if interrupted."""
+    from . import lacks
+
     if args.list:
         _list()
         return 0
@@ -164,8 +153,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"rnnkernels reproduce: {error}", file=sys.stderr)
         return 2
     packages = {"tqdm": "tqdm"} | ({"sklearn": "scikit-learn"} if any("digits" in e.name for e, _ in chosen) else {})
-    if absent := [package for module, package in packages.items() if importlib.util.find_spec(module) is None]:
-        print(f"rnnkernels reproduce: needs {', '.join(absent)}: pip install {' '.join(absent)}", file=sys.stderr)
+    if lacks("reproduce", packages):
         return 2
     trouble, interrupted = [], False
     for entry, variants in chosen:

@@ -7,7 +7,7 @@ with one seed, as the entry's function sees it; an `Outcome` what came of that.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Outcome:
         count: sequences, updates or epochs until then, or until the end.
         stopped: "" (done), "cap" or "time": why it ended without having met the criterion.
         figures: further numbers, by name.
+        curve: columns of numbers, by name, one of them "sequences" and one "loss"; none where there is no curve.
         seconds, seed: of the trial; filled in by who ran it.
     """
 
@@ -42,6 +43,7 @@ class Outcome:
     count: int
     stopped: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
+    curve: Mapping[str, Sequence[float]] = field(default_factory=dict)
     seconds: float = 0.0
     seed: int = 0
 

@@ -108,6 +108,25 @@ def _headline(entry: Entry, shown: Mapping[str, dict[str, Any]], rows: Mapping[s
     return "<br>".join(texts) or "-"
 
 
+def _curves(found: Mapping[str, list[Outcome]]) -> list[str]:
+    """A table of learning curves, variants by sequences: the medians over trials; nothing where there are none."""
+    curves = {
+        name: [dict(zip(o.curve["sequences"], o.curve["loss"], strict=True)) for o in outcomes if o.curve]
+        for name, outcomes in found.items()
+    }
+    counts = sorted({count for trials in curves.values() for trial in trials for count in trial})
+    if not counts:
+        return []
+    shown = [counts[2**k - 1] for k in range(len(counts).bit_length())]  # the first, second, fourth, eighth, ...
+    shown += counts[-1:] if counts[-1] > shown[-1] else []
+    body = []
+    for name, trials in curves.items():
+        losses = [[trial[count] for trial in trials if count in trial] for count in shown]
+        body.append([name, *(_number(median(values)) if values else "-" for values in losses)])
+    head = ["bits per sequence after", *map(_number, shown)]
+    return ["", "Learning curves, medians over trials:", "", *_table(head, body, range(1, len(head)))]
+
+
 def _table(head: list[str], rows: Iterable[Iterable[str]], right: Iterable[int] = ()) -> list[str]:
     rule = ["---:" if k in right else "---" for k in range(len(head))]
     lines = [head, rule, *rows]
@@ -120,7 +139,8 @@ def render(entries: Iterable[Entry], folder: Path) -> str:
     for entry in entries:
         runs = load(folder / f"{entry.name}.json")
         shown = latest(entry, runs)
-        rows = {name: summary(_outcomes(run["trials"])) for name, run in shown.items()}
+        found = {name: _outcomes(run["trials"]) for name, run in shown.items()}
+        rows = {name: summary(outcomes) for name, outcomes in found.items()}
         verdict = _verdict(entry, shown) if rows else "not run"
         overview.append([f"[{entry.name}](#{entry.name})", entry.paper, _headline(entry, shown, rows), verdict])
         sections += ["", f"## {entry.name}", "", f"{entry.title}.", "", f"- Paper: {entry.paper}."]
@@ -148,6 +168,7 @@ def render(entries: Iterable[Entry], folder: Path) -> str:
             body.append([name, *(row[c] for c in columns), cap, row["seconds"], row["further"], mark])
         sections += ["", *_table(head, body, range(1, len(columns) + 3)), ""]
         sections += [f"{mark}: {stamp}  " for stamp, mark in stamps.items()]
+        sections += _curves(found)
     top = _table(["entry", "paper", "measured", "gate"], overview)
     return "\n".join([HEAD, *top, *sections]).rstrip() + "\n"
 

@@ -294,5 +294,7 @@ def append(path: Path, found: Run) -> None:
     content = {"entry": found.entry.name, "runs": [*load(path), found.as_dict()]}
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, allow_nan=False)
+    text = re.sub(r"\[[-+.\de,\s]+\]", lambda numbers: " ".join(numbers[0].split()), text)  # a curve's column: one line
+    fresh.write_text(text + "\n", encoding="utf-8")
     os.replace(fresh, path)

@@ -17,6 +17,7 @@ from .cells import (
 )
 from .convert import Conversion, convert
 from .layers import GRU, LSTM, RNN, MinimalGRU
+from .ntm import NTM, NTMState, NTMTrace
 from .variants import (
     GRU1,
     GRU2,
@@ -43,6 +44,9 @@ __all__ = [
     "GRU3",
     "IndRNN",
     "LSTM1997",
+    "NTM",
+    "NTMState",
+    "NTMTrace",
     "RNNCell",
     "LSTMCell",
     "GRUCell",

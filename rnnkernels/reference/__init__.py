@@ -4,8 +4,8 @@ Everything fused is held against this; it knows nothing of the ops, and is the d
 (double backward, forward mode) and the layer on devices without kernels.
 """
 
-from . import random
+from . import ntm, random
 from .cells import CELLS, STATES, Tick
 from .layer import layer
 
-__all__ = ["CELLS", "STATES", "Tick", "layer", "random"]
+__all__ = ["CELLS", "STATES", "Tick", "layer", "ntm", "random"]

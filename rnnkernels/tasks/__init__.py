@@ -3,7 +3,7 @@
 Every generator takes a `torch.Generator` and draws from nothing else.
 """
 
-from . import data, languages, long_lags, networks, reber, sequences
+from . import algorithmic, data, languages, long_lags, networks, reber, sequences
 from .sequences import Batch
 
-__all__ = ["Batch", "data", "languages", "long_lags", "networks", "reber", "sequences"]
+__all__ = ["Batch", "algorithmic", "data", "languages", "long_lags", "networks", "reber", "sequences"]

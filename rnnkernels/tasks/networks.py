@@ -13,7 +13,18 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-__all__ = ["LAYOUTS", "Layout", "Network", "continual", "long_lag", "network", "timing", "variable_lag", "weights"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "Network",
+    "StackedLSTM",
+    "continual",
+    "long_lag",
+    "network",
+    "timing",
+    "variable_lag",
+    "weights",
+]
 
 
 @dataclass(frozen=True)
@@ -107,10 +118,50 @@ class Network(nn.Module):
         self.readout = nn.Linear(units + inputs * reads_inputs, outputs, bias, dtype=dtype)
         self.units, self.reads_inputs = units, reads_inputs
 
-    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """x (T,B,I), hx the hidden layer's: the outputs' net inputs W z + b (T,B,O), and the hidden layer's state."""
-        out, hx = self.hidden(x, hx)
+    def forward(self, x: Tensor, hx: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
+        """x (T,B,I), hx the hidden layer's: the outputs' net inputs W z + b (T,B,O), and the hidden layer's state.
+
+        With lengths (B,) the hidden layer's output past a row's end is zero.
+        """
+        out, hx = self.hidden(x, hx) if lengths is None else self.hidden(x, hx, lengths=lengths)
         return self.readout(torch.cat((x, out), -1) if self.reads_inputs else out), hx
+
+
+class StackedLSTM(nn.Module):
+    """The LSTM that the Neural Turing Machine was compared with: every layer reads the input, the output every layer.
+
+    Each layer has one bias per gate (the second is held at zero) and learned initial states. Graves, Wayne and
+    Danihelka, "Neural Turing Machines", 2014, Table 3: its parameter counts are those of this network.
+
+    Args:
+        inputs, outputs: I and O.
+        hidden_size, num_layers: H of each of L layers.
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden_size: int = 256, num_layers: int = 3) -> None:
+        from .. import LSTM
+
+        super().__init__()
+        self.layers = nn.ModuleList(LSTM(inputs + hidden_size * (k > 0), hidden_size) for k in range(num_layers))
+        for layer in self.layers:
+            layer.bias_hh_l0.requires_grad_(False).zero_()
+        self.h_0 = nn.Parameter(torch.zeros(num_layers, hidden_size))
+        self.c_0 = nn.Parameter(torch.zeros(num_layers, hidden_size))
+        self.readout = nn.Linear(num_layers * hidden_size, outputs)
+
+    def forward(
+        self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x (T,B,I), hx (L,B,H) each, lengths (B,): logits (T,B,O), and the states after each row's last tick."""
+        if hx is None:
+            hx = tuple(s.unsqueeze(1).expand(-1, x.size(1), -1) for s in (self.h_0, self.c_0))
+        outs, states = [], []
+        for k, layer in enumerate(self.layers):
+            read = torch.cat((x, outs[-1]), -1) if outs else x
+            out, state = layer(read, tuple(s[k : k + 1] for s in hx), lengths=lengths)
+            outs.append(out)
+            states.append(state)
+        return self.readout(torch.cat(outs, -1)), tuple(torch.cat(s) for s in zip(*states))
 
 
 def weights(network: nn.Module) -> int:

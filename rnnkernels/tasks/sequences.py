@@ -17,11 +17,13 @@ class Batch(NamedTuple):
     x: (T,B,I), zero past a sequence's end.
     target: (B,O), wanted at each sequence's last tick, or (T,B,O), wanted at every tick, zero past the end.
     lengths: int64 (B,), ticks of each sequence.
+    mask: bool (T,B), the ticks whose target counts; None: it counts wherever there is one.
     """
 
     x: Tensor
     target: Tensor
     lengths: Tensor
+    mask: Tensor | None = None
 
     def rows(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The sequences one at a time: x (T,1,I) of its own length, and its target (1,O) or (T,O)."""

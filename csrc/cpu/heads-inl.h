@@ -1,0 +1,474 @@
+// The heads of one row at one tick: addressing, reading, writing, and their gradients. Vectors run over the memory's
+// rows. Included once per instruction set, inside rnn::RNN_ISA.
+
+// v, or its first lanes and zero.
+template <class V> RNN_FN V live(V v) { return v; }
+template <class V> RNN_FN V live(V v, int width) {
+  typename V::Real lanes[V::kLanes];
+  v.store(lanes);
+  return V::load(lanes, width);
+}
+
+template <class V> RNN_FN typename V::Real first_lane(V v) {
+  typename V::Real lanes[V::kLanes];
+  v.store(lanes);
+  return lanes[0];
+}
+
+// Calls f(j, width...) over n numbers, and adds up what it returns or takes the largest.
+template <class Real, class F> RNN_FN void over_row(int64_t n, F&& f) {
+  over_tile<Real>(1, static_cast<int>(n), [&](int, int j, auto... width) RNN_LAMBDA { f(j, width...); });
+}
+template <class Real, class F> RNN_FN void over_padded(int64_t n, F&& f) {  // where n is whole vectors
+  for (int64_t j = 0; j < n; j += kLanes<Real>) f(j);
+}
+template <class Real, class F> RNN_FN Real sum_row(int64_t n, F&& f) {
+  using V = Vector<Real>;
+  V sum(0);
+  over_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA { sum = sum + live(f(j, width...), width...); });
+  return V::sum(sum);
+}
+template <class Real> Real largest(const Real* x, int64_t n) {
+  Real most = x[0];
+  for (int64_t i = 1; i < n; ++i) most = max_of(most, x[i]);
+  return most;
+}
+
+template <class Real> class HeadRow {
+  using V = Vector<Real>;
+
+ public:
+  HeadRow(Arena& arena, const Machine& machine, const Facts& f, bool backward)
+      : m_(machine), at_(machine, f), rows_(machine.padded_rows()) {
+    int64_t halo = Machine::pad(m_.shift.range) + rows_ + m_.shift.range + V::kLanes;
+    value_ = arena.take<Real>(Machine::pad(m_.parameters()) + V::kLanes);
+    gated_ = arena.take<Real>(halo) + Machine::pad(m_.shift.range);
+    shifted_ = arena.take<Real>(rows_);
+    if (!backward) return;
+    dvalue_ = arena.take<Real>(Machine::pad(m_.parameters()) + V::kLanes);
+    dshifted_ = arena.take<Real>(halo) + Machine::pad(m_.shift.range);
+    ddot_ = arena.take<Real>(m_.heads() * rows_);
+    along_ = arena.take<Real>(rows_);
+    chain_ = arena.take<Real>((m_.writes + 1) * V::kLanes);
+  }
+
+  // One tick. `record` holds the parameters, and takes what is saved; `before`: the weightings of the tick before,
+  // which may be its own. Every write goes to the record's next version of the memory, or to `in_place`. Returns where
+  // the memory is after the tick.
+  const Real* forward(Real* record, const Real* before, const Real* memory, Real* in_place, Real* reads) {
+    activate(record + at_.parameters);
+    int version = 0;
+    for (int p = 0; p < m_.phases(); ++p) {
+      Phase phase = m_.phase(p);
+      if (!phase.heads()) continue;
+      by_four(phase, [&]<int KN>(Indices<KN>, int first) {
+        compare<KN>(phase, first, memory, record, record + at_.norms + p * rows_);
+      });
+      for (int k = 0; k < phase.heads(); ++k) focus(phase.head(k), record, before);
+      for (int h = phase.reads.from; h < phase.reads.to; ++h) read(memory, weighting(record, h), reads + h * m_.width);
+      if (!phase.writes.size()) continue;
+      Real* to = in_place ? in_place : record + at_.memory + version++ * m_.memory_numbers();
+      phase.writes.size() == 1 ? write<1>(phase.writes, memory, record, to)
+                               : write<0>(phase.writes, memory, record, to);
+      memory = to;
+    }
+    return memory;
+  }
+
+  // The gradients of one tick. `dweighting` (K, padded rows) and `dmemory` are of what the tick left, then of what it
+  // found; `dreads` of what was read; `dparameters` is written. `memory` is what the tick found.
+  void backward(const Real* record, const Real* before, const Real* memory, const Real* dreads, Real* dweighting,
+                Real* dmemory, Real* dparameters) {
+    activate(record + at_.parameters);
+    for (int p = m_.phases() - 1; p >= 0; --p) {
+      Phase phase = m_.phase(p);
+      if (!phase.heads()) continue;
+      int version = m_.versions(p);
+      const Real* found = version ? record + at_.memory + (version - 1) * m_.memory_numbers() : memory;
+      if (phase.writes.size() == 1)
+        write_backward<1>(phase.writes, found, record, dweighting, dmemory);
+      else if (phase.writes.size())
+        write_backward<0>(phase.writes, found, record, dweighting, dmemory);
+      for (int h = phase.reads.from; h < phase.reads.to; ++h)
+        read_backward(found, weighting(record, h), dreads + h * m_.width, dweighting + h * rows_, dmemory);
+      over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA { V(0).store(along_ + j); });
+      for (int k = 0; k < phase.heads(); ++k)
+        focus_backward(phase.head(k), record, before, record + at_.norms + p * rows_, dweighting);
+      by_four(phase, [&]<int KN>(Indices<KN>, int first) { compare_backward<KN>(phase, first, found, dmemory); });
+    }
+    activate_backward(record + at_.parameters, dparameters);
+  }
+
+ private:
+  template <class Row> auto weighting(Row* record, int h) const { return record + at_.weightings + h * rows_; }
+  template <class Row> auto content(Row* record, int h) const { return record + at_.contents + h * rows_; }
+  template <class Row> auto similarity(Row* record, int h) const { return record + at_.similarities + h * rows_; }
+
+  // Calls f(Indices<heads>, first) for at most four heads of a phase at a time: so many read the memory in one go.
+  template <class F> static void by_four(const Phase& phase, F&& f) {
+    for (int first = 0; first < phase.heads(); first += 4) {
+      int n = min_of(4, phase.heads() - first);
+      n == 1   ? f(Indices<1>{}, first)
+      : n == 2 ? f(Indices<2>{}, first)
+      : n == 3 ? f(Indices<3>{}, first)
+               : f(Indices<4>{}, first);
+    }
+  }
+
+  // What head h takes, activated, and the gradient of that.
+  Real* of(int h) const { return value_ + m_.head_at(h); }
+  Real* dof(int h) const { return dvalue_ + m_.head_at(h); }
+  Real key_norm(int h) const {
+    const Real* key = of(h);
+    auto square = [&](int j, auto... width) RNN_LAMBDA {
+      V k = V::load(key + j, width...);
+      return k * k;
+    };
+    return first_lane(V::sqrt(V(sum_row<Real>(m_.width, square))));
+  }
+  Cosine<V> cosine() const { return {m_.guard, V(static_cast<Real>(m_.eps))}; }
+
+  // ---------------------------------------------------------------------------------------------------- activations
+
+  V clip(V x) const {
+    V bound(static_cast<Real>(m_.head_clip));
+    return V::max(V(0) - bound, V::min(bound, x));
+  }
+  template <class F> void apply(const Real* raw, int64_t n, Real* to, F&& f) const {
+    over_row<Real>(
+        n, [&](int j, auto... width) RNN_LAMBDA { f(clip(V::load(raw + j, width...))).store(to + j, width...); });
+  }
+
+  void activate(const Real* raw) {
+    if (m_.activated) return copy(value_, raw, m_.parameters());
+    for (int h = 0; h < m_.heads(); ++h) {
+      const Real* x = raw + m_.head_at(h);
+      Real* y = of(h);
+      squash(m_.tanh_key, x, y);
+      apply(x + m_.strength(), 1, y + m_.strength(), [](V v) RNN_LAMBDA { return softplus(v); });
+      apply(x + m_.gate(), 1, y + m_.gate(), [](V v) RNN_LAMBDA { return sigmoid(v); });
+      apply(x + m_.sharpening(), 1, y + m_.sharpening(), [](V v) RNN_LAMBDA { return V(1) + softplus(v); });
+      Real* s = y + m_.shifts();
+      apply(x + m_.shifts(), m_.shift.width(), s, [](V v) RNN_LAMBDA { return v; });
+      softmax(s, V(1), m_.shift.width(), s);
+      if (!m_.writes_at(h)) continue;
+      apply(x + m_.erase(), m_.width, y + m_.erase(), [](V v) RNN_LAMBDA { return sigmoid(v); });
+      squash(m_.tanh_add, x + m_.add(), y + m_.add());
+    }
+  }
+  void squash(bool tanhs, const Real* x, Real* y) const {
+    if (tanhs)
+      apply(x, m_.width, y, [](V v) RNN_LAMBDA { return tanh(v); });
+    else
+      apply(x, m_.width, y, [](V v) RNN_LAMBDA { return v; });
+  }
+
+  // f(raw, activated, gradient of that) is the gradient of the raw one, where it was not clipped.
+  template <class F> void pull(const Real* raw, const Real* y, const Real* dy, int64_t n, Real* to, F&& f) const {
+    V bound(static_cast<Real>(m_.head_clip));
+    over_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA {
+      V x = V::load(raw + j, width...);
+      V d = f(clip(x), V::load(y + j, width...), V::load(dy + j, width...));
+      (d * V::one_if_positive(bound - V::abs(x), V(0))).store(to + j, width...);
+    });
+  }
+  void activate_backward(const Real* raw, Real* to) {
+    if (m_.activated) return copy(to, dvalue_, m_.parameters());
+    auto linear = [](V, V, V d) RNN_LAMBDA { return d; };
+    auto tanhs = [](V, V y, V d) RNN_LAMBDA { return d * dtanh(y); };
+    auto logistic = [](V, V y, V d) RNN_LAMBDA { return d * dsigmoid(y); };
+    auto rises = [](V x, V, V d) RNN_LAMBDA { return d * sigmoid(x); };  // softplus
+    for (int h = 0; h < m_.heads(); ++h) {
+      const Real* x = raw + m_.head_at(h);
+      const Real *y = of(h), *d = dof(h);
+      Real* dx = to + m_.head_at(h);
+      auto part = [&](int64_t from, int64_t n, auto& f) { pull(x + from, y + from, d + from, n, dx + from, f); };
+      m_.tanh_key ? part(0, m_.width, tanhs) : part(0, m_.width, linear);
+      part(m_.strength(), 1, rises);
+      part(m_.gate(), 1, logistic);
+      part(m_.sharpening(), 1, rises);
+      Real along = 0;
+      for (int j = 0; j < m_.shift.width(); ++j) along += y[m_.shifts() + j] * d[m_.shifts() + j];
+      auto distribution = [&](V, V y, V d) RNN_LAMBDA { return y * (d - V(along)); };
+      part(m_.shifts(), m_.shift.width(), distribution);
+      if (!m_.writes_at(h)) continue;
+      part(m_.erase(), m_.width, logistic);
+      m_.tanh_add ? part(m_.add(), m_.width, tanhs) : part(m_.add(), m_.width, linear);
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------ addressing
+
+  // The similarity of each head's key with each row, and the rows' norms.
+  template <int KN>
+  void compare(const Phase& phase, int first, const Real* memory, Real* record, Real* norms) const {
+    const Real* key[KN];
+    Real* to[KN];
+    V norm[KN];
+    for (int k = 0; k < KN; ++k) {
+      int h = phase.head(first + k);
+      key[k] = of(h);
+      to[k] = similarity(record, h);
+      norm[k] = V(key_norm(h));
+    }
+    auto columns = [&]<int NV>(Indices<NV>, int64_t i) RNN_LAMBDA {
+      constexpr int L = V::kLanes;
+      V dot[KN][NV], squares[NV];
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) {
+        squares[v] = V(0);
+#pragma GCC unroll 4
+        for (int k = 0; k < KN; ++k) dot[k][v] = V(0);
+      }
+      for (int64_t m = 0; m < m_.width; ++m)
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) {
+          V x = V::load(memory + m * rows_ + i + v * L);
+          squares[v] = V::fma(x, x, squares[v]);
+#pragma GCC unroll 4
+          for (int k = 0; k < KN; ++k) dot[k][v] = V::fma(V::broadcast(key[k] + m), x, dot[k][v]);
+        }
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) {
+        V length = V::sqrt(squares[v]);
+        length.store(norms + i + v * L);
+#pragma GCC unroll 4
+        for (int k = 0; k < KN; ++k) cosine().forward(dot[k][v], norm[k], length).store(to[k] + i + v * L);
+      }
+    };
+    int64_t i = 0;
+    for (; i + 2 * V::kLanes <= rows_; i += 2 * V::kLanes) columns(Indices<2>{}, i);
+    for (; i < rows_; i += V::kLanes) columns(Indices<1>{}, i);
+  }
+
+  // to = softmax(strength x) over n entries, and zero in the rest of the last vector, if `to` is padded.
+  void softmax(const Real* x, V strength, int64_t n, Real* to) const {
+    V most(largest(x, n));
+    Real sum = sum_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA {
+      V e = exp(strength * (V::load(x + j, width...) - most));
+      e.store(to + j, width...);
+      return e;
+    });
+    over_row<Real>(
+        n, [&](int j, auto... width) RNN_LAMBDA { (V::load(to + j, width...) / V(sum)).store(to + j, width...); });
+  }
+
+  // Entries of a weighting beyond its ends, around which it is closed.
+  void close(Real* w) const {
+    for (int64_t j = 0; j < m_.shift.range; ++j) {
+      w[-1 - j] = w[m_.rows - 1 - j % m_.rows];
+      w[m_.rows + j] = w[j % m_.rows];
+    }
+  }
+  // The weighting after interpolation, closed, and after the shift.
+  void gate_and_shift(int h, const Real* contents, const Real* before) {
+    V gate(of(h)[m_.gate()]);
+    over_row<Real>(m_.rows, [&](int j, auto... width) RNN_LAMBDA {
+      V w = Interpolation::forward(gate, V::load(contents + j, width...), V::load(before + j, width...));
+      w.store(gated_ + j, width...);
+    });
+    close(gated_);
+    const Real* distribution = of(h) + m_.shifts();
+    over_row<Real>(m_.rows, [&](int j, auto... width) RNN_LAMBDA {
+      auto at = [&](int n) RNN_LAMBDA { return V::load(gated_ + j + n); };
+      live(m_.shift.template forward<V>(distribution, at), width...).store(shifted_ + j);
+    });
+  }
+
+  void focus(int h, Real* record, const Real* all_before) {
+    const Real* parameters = of(h);
+    Real *contents = content(record, h), *w = weighting(record, h);
+    softmax(similarity(record, h), V(parameters[m_.strength()]), m_.rows, contents);
+    for (int64_t j = m_.rows; j < rows_; ++j) contents[j] = 0;
+    gate_and_shift(h, contents, all_before + h * rows_);
+    V most(largest(shifted_, m_.rows)), gamma(parameters[m_.sharpening()]);
+    Real sum = sum_row<Real>(m_.rows, [&](int j, auto... width) RNN_LAMBDA {
+      V power = Sharpening::power(Sharpening::log_ratio(V::load(shifted_ + j), most), gamma);
+      power.store(w + j, width...);
+      return power;
+    });
+    // The sum is of ratios to the largest: what is added to the sum of the entries' own powers is divided by its too.
+    if (m_.sharpen_eps > 0)
+      sum += static_cast<Real>(m_.sharpen_eps) * first_lane(exp(V(0) - gamma * log(Sharpening::raised(most))));
+    over_row<Real>(
+        m_.rows, [&](int j, auto... width) RNN_LAMBDA { (V::load(w + j, width...) / V(sum)).store(w + j, width...); });
+    for (int64_t j = m_.rows; j < rows_; ++j) w[j] = 0;
+  }
+
+  // dweighting of head h becomes that of the tick before; leaves the gradients of its scalars and shifts, of its dot
+  // products, of its key by way of |key|, and adds to what the rows are multiplied with for their norms' sake.
+  void focus_backward(int h, const Real* record, const Real* all_before, const Real* norms, Real* all_dw) {
+    const Real *parameters = of(h), *contents = content(record, h), *w = weighting(record, h),
+               *similarities = similarity(record, h), *before = all_before + h * rows_;
+    Real *d = dof(h), *dw = all_dw + h * rows_;
+    const int64_t n = m_.rows;
+    gate_and_shift(h, contents, before);
+
+    V most(largest(shifted_, n)), gamma(parameters[m_.sharpening()]), dgamma(0);
+    auto along = [&](const Real* a, const Real* b) RNN_LAMBDA {
+      return sum_row<Real>(n, [&](int j, auto...) RNN_LAMBDA { return V::load(a + j) * V::load(b + j); });
+    };
+    V dw_sum(along(dw, w));
+    over_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA {
+      V shifted = V::load(shifted_ + j), dbefore, dg;
+      Sharpening::backward(V::load(dw + j), dw_sum, V::load(w + j), shifted, Sharpening::log_ratio(shifted, most),
+                           gamma, dbefore, dg);
+      live(dbefore, width...).store(dshifted_ + j);
+      dgamma = dgamma + live(dg, width...);
+    });
+    Real more = 0;
+    if (m_.sharpen_eps > 0) {  // the weighting sums to less than 1, and the ratio's own factor has a part
+      Real total = sum_row<Real>(n, [&](int j, auto...) RNN_LAMBDA { return V::load(w + j); });
+      more = first_lane(log(Sharpening::raised(most)) * dw_sum) * (1 - total);
+    }
+    d[m_.sharpening()] = V::sum(dgamma) + more;
+
+    close(dshifted_);
+    const Real* distribution = parameters + m_.shifts();
+    for (int s = 0; s < m_.shift.width(); ++s) {
+      const Real* from = gated_ - m_.shift.of(s);
+      d[m_.shifts() + s] =
+          sum_row<Real>(n, [&](int j, auto...) RNN_LAMBDA { return V::load(dshifted_ + j) * V::load(from + j); });
+    }
+    V gate(parameters[m_.gate()]), dgate(0);
+    Real* dcontents = shifted_;
+    over_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA {
+      auto at = [&](int k) RNN_LAMBDA { return V::load(dshifted_ + j + k); };
+      V dgated = live(m_.shift.template backward<V>(distribution, at), width...), dg, dc, db;
+      Interpolation::backward(dgated, gate, V::load(contents + j), V::load(before + j), dg, dc, db);
+      dgate = dgate + dg;
+      dc.store(dcontents + j);
+      db.store(dw + j);
+    });
+    d[m_.gate()] = V::sum(dgate);
+
+    V strength(parameters[m_.strength()]), dcontents_sum(along(dcontents, contents)), dstrength(0), dkey(0);
+    V norm(key_norm(h));
+    over_row<Real>(n, [&](int j, auto...) RNN_LAMBDA {
+      V K = V::load(similarities + j), ddot, dnorm, own;
+      V dlogit = V::load(contents + j) * (V::load(dcontents + j) - dcontents_sum);
+      dstrength = V::fma(dlogit, K, dstrength);
+      cosine().backward(dlogit * strength, K, norm, V::load(norms + j), ddot, dnorm, own);
+      dkey = dkey + dnorm;
+      ddot.store(ddot_ + h * rows_ + j);
+      (V::load(along_ + j) + own).store(along_ + j);
+    });
+    for (int64_t j = ceil_div(n, V::kLanes) * V::kLanes; j < rows_; ++j) ddot_[h * rows_ + j] = 0;
+    d[m_.strength()] = V::sum(dstrength);
+    // of |key|, along the key; a key of zeros has no direction
+    V scale = V(V::sum(dkey)) / V::max(norm, V(Cosine<V>::kShortest));
+    over_row<Real>(m_.width, [&](int j, auto... width)
+                                 RNN_LAMBDA { (V::load(parameters + j, width...) * scale).store(d + j, width...); });
+  }
+
+  // From the gradients of the dot products and norms: those of keys, and of the memory. Both parts of the latter are
+  // added up first: for a narrow memory they all but cancel.
+  template <int KN> void compare_backward(const Phase& phase, int first, const Real* memory, Real* dmemory) {
+    const Real *key[KN], *ddot[KN];
+    for (int k = 0; k < KN; ++k) {
+      int h = phase.head(first + k);
+      key[k] = of(h), ddot[k] = ddot_ + h * rows_;
+    }
+    for (int64_t m = 0; m < m_.width; ++m) {
+      const Real* row = memory + m * rows_;
+      Real* drow = dmemory + m * rows_;
+      V dkey[KN];
+      for (int k = 0; k < KN; ++k) dkey[k] = V(0);
+      over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+        V x = V::load(row + j), dx = first ? V(0) : x * V::load(along_ + j);
+#pragma GCC unroll 4
+        for (int k = 0; k < KN; ++k) {
+          V d = V::load(ddot[k] + j);
+          dkey[k] = V::fma(d, x, dkey[k]);
+          dx = V::fma(d, V::broadcast(key[k] + m), dx);
+        }
+        (V::load(drow + j) + dx).store(drow + j);
+      });
+      for (int k = 0; k < KN; ++k) dof(phase.head(first + k))[m] += V::sum(dkey[k]);
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------ reading, writing
+
+  void read(const Real* memory, const Real* w, Real* to) const {
+    for (int64_t m = 0; m < m_.width; ++m) {
+      V sum(0);
+      over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+        sum = Read::forward(sum, V::load(w + j), V::load(memory + m * rows_ + j));
+      });
+      to[m] = V::sum(sum);
+    }
+  }
+  void read_backward(const Real* memory, const Real* w, const Real* dread, Real* dw, Real* dmemory) const {
+    for (int64_t m = 0; m < m_.width; ++m) {
+      V d(dread[m]);
+      const Real* row = memory + m * rows_;
+      Real* drow = dmemory + m * rows_;
+      over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+        V sum = V::load(dw + j), dm = V::load(drow + j);
+        Read::backward(d, V::load(w + j), V::load(row + j), sum, dm);
+        sum.store(dw + j);
+        dm.store(drow + j);
+      });
+    }
+  }
+
+  // KN: how many heads write, where that is known here; else 0.
+  template <int KN> void write(Heads heads, const Real* memory, const Real* record, Real* to) const {
+    const int count = KN ? KN : heads.size();
+    for (int64_t m = 0; m < m_.width; ++m)
+      over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+        V x = V::load(memory + m * rows_ + j);
+        for (int k = 0; k < count; ++k)
+          x = Erase::forward(x, V::load(weighting(record, heads.from + k) + j), V(of(heads.from + k)[m_.erase() + m]));
+        for (int k = 0; k < count; ++k)
+          x = Add::forward(x, V::load(weighting(record, heads.from + k) + j), V(of(heads.from + k)[m_.add() + m]));
+        x.store(to + m * rows_ + j);
+      });
+  }
+  template <int KN>
+  void write_backward(Heads heads, const Real* memory, const Real* record, Real* all_dw, Real* dmemory) {
+    const int count = KN ? KN : heads.size();
+    for (int64_t m = 0; m < m_.width; ++m) {
+      V derase[KN ? KN : 1], dadd[KN ? KN : 1];
+      for (int k = 0; k < KN; ++k) derase[k] = dadd[k] = V(0);
+      for (int k = 0; k < count && !KN; ++k)
+        dof(heads.from + k)[m_.erase() + m] = dof(heads.from + k)[m_.add() + m] = 0;
+      over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+        V d = V::load(dmemory + m * rows_ + j), x = V::load(memory + m * rows_ + j);
+        for (int k = 0; k < count; ++k) {  // forward once more: each erasing finds what the ones before it left
+          int h = heads.from + k;
+          if (count > 1) x.store(chain_ + k * V::kLanes);
+          if (k + 1 < count) x = Erase::forward(x, V::load(weighting(record, h) + j), V(of(h)[m_.erase() + m]));
+        }
+        for (int k = count - 1; k >= 0; --k) {
+          int h = heads.from + k;
+          Real* to = all_dw + h * rows_ + j;
+          V w = V::load(weighting(record, h) + j), dw = V::load(to), de(0), da(0);
+          Add::backward(V::load(dmemory + m * rows_ + j), w, V(of(h)[m_.add() + m]), dw, da);
+          if (count > 1) x = V::load(chain_ + k * V::kLanes);
+          Erase::backward(x, w, V(of(h)[m_.erase() + m]), d, dw, de);
+          dw.store(to);
+          if constexpr (KN > 0) {
+            derase[k] = derase[k] + de;
+            dadd[k] = dadd[k] + da;
+          } else {
+            dof(h)[m_.erase() + m] += V::sum(de);
+            dof(h)[m_.add() + m] += V::sum(da);
+          }
+        }
+        d.store(dmemory + m * rows_ + j);
+      });
+      for (int k = 0; k < KN; ++k) {
+        dof(heads.from + k)[m_.erase() + m] = V::sum(derase[k]);
+        dof(heads.from + k)[m_.add() + m] = V::sum(dadd[k]);
+      }
+    }
+  }
+
+  const Machine& m_;
+  const Record at_;
+  const int64_t rows_;  // padded
+  Real *value_, *gated_, *shifted_;
+  Real *dvalue_ = nullptr, *dshifted_ = nullptr, *ddot_ = nullptr, *along_ = nullptr, *chain_ = nullptr;
+};

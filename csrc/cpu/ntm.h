@@ -1,0 +1,146 @@
+// What one call of a Neural Turing Machine works on, in plain structs. Axes besides README.md's: N rows of the memory,
+// M numbers of a row, R read heads, K all heads (reads, then writes), P numbers that all heads take.
+#pragma once
+#include "../memory/content.h"
+#include "../memory/shift.h"
+#include "call.h"
+
+namespace rnn {
+
+// Which heads see the memory before which write: all before any; reads after all writes; or head pair by head pair.
+enum Order { kReadFirst, kWriteFirst, kInterleaved, kOrders };
+
+// Heads that address the same memory: the reads of [reads.from, reads.to), then the writes together.
+struct Heads {
+  int from, to;
+  int size() const { return to - from; }
+};
+struct Phase {
+  Heads reads, writes;
+  int heads() const { return reads.size() + writes.size(); }
+  int head(int k) const { return k < reads.size() ? reads.from + k : writes.from + k - reads.size(); }
+};
+
+inline constexpr int kMaxControllerLayers = 16;
+
+// Sizes and conventions. Without layers there is no controller, and x is what the heads take.
+struct Machine {
+  int64_t inputs, hidden, rows, width;  // I, H, N, M
+  int reads, writes, layers;
+  int controller;  // in RNN_CONTROLLERS
+  bool recurrent;
+  Order order;
+  Guard guard;
+  Shift shift;
+  bool tanh_key, tanh_add;
+  bool activated;  // what the heads take is past its activations
+  double eps, sharpen_eps, head_clip;
+
+  int heads() const { return reads + writes; }
+  bool writes_at(int head) const { return head >= reads; }
+
+  // What a head takes: key (M), strength, gate, shifts, sharpening; to write also erase (M) and add (M).
+  int64_t strength() const { return width; }
+  int64_t gate() const { return width + 1; }
+  int64_t shifts() const { return width + 2; }
+  int64_t sharpening() const { return shifts() + shift.width(); }
+  int64_t erase() const { return sharpening() + 1; }
+  int64_t add() const { return erase() + width; }
+  int64_t head_size(bool writing) const { return erase() + 2 * width * writing; }
+  int64_t head_at(int head) const {
+    int before = head < reads ? head : reads;
+    return before * head_size(false) + (head - before) * head_size(true);
+  }
+  int64_t parameters() const { return head_at(heads()); }
+
+  int64_t layer_inputs(int layer) const { return layer ? hidden : inputs + reads * width; }
+  int64_t layer_width(int layer) const { return layer_inputs(layer) + hidden * recurrent; }
+  int64_t read_numbers() const { return reads * width; }
+  int64_t features() const { return (layers ? hidden : 0) + read_numbers(); }  // what the output reads
+
+  int phases() const { return order == kReadFirst ? 1 : order == kWriteFirst ? 2 : reads > writes ? reads : writes; }
+  Phase phase(int i) const {
+    Heads all_reads{0, reads}, all_writes{reads, heads()}, none{0, 0};
+    if (order == kReadFirst) return {all_reads, all_writes};
+    if (order == kWriteFirst) return i ? Phase{all_reads, none} : Phase{none, all_writes};
+    return {i < reads ? Heads{i, i + 1} : none, i < writes ? Heads{reads + i, reads + i + 1} : none};
+  }
+  int versions(int phases) const {  // of the memory that the first of its phases write
+    int n = 0;
+    for (int i = 0; i < phases; ++i) n += phase(i).writes.size() > 0;
+    return n;
+  }
+  int versions() const { return versions(phases()); }
+
+  // Memory and weightings are kept with the rows as the last axis, (M, N) and (N), padded with zeros.
+  static constexpr int64_t kPad = 16;
+  static int64_t pad(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
+  int64_t padded_rows() const { return pad(rows); }
+  int64_t memory_numbers() const { return width * padded_rows(); }
+};
+
+// Where a frame's numbers lie in what is saved of it.
+struct Record {
+  int64_t layer[kMaxControllerLayers];  // what its product reads (layer_width), what its cell saves, its states but h
+  int64_t features, parameters, weightings, contents, similarities, norms, memory, numbers;
+
+  int64_t filled;  // numbers before the first padded row; from there on zeros fill up
+
+  Record(const Machine& m, const Facts& f) {
+    int64_t at = 0, rows = m.padded_rows();
+    auto take = [&](int64_t n) { return at += n, at - n; };
+    for (int l = 0; l < m.layers; ++l) layer[l] = take(m.layer_width(l) + (f.saved + f.states - 1) * m.hidden);
+    features = take(m.features());
+    parameters = take(m.parameters());
+    filled = at;
+    at = Machine::pad(at);
+    weightings = take(m.heads() * rows);
+    contents = take(m.heads() * rows);
+    similarities = take(m.heads() * rows);
+    norms = take(m.phases() * rows);
+    memory = take(m.versions() * m.memory_numbers());
+    numbers = at;
+  }
+};
+
+// One call; null where absent. States before and after it, and their gradients: each of the controller's (layers, B,
+// H), then memory (B,N,M), reads (B,R,M), weightings (B,K,N).
+enum { kMemory = kMaxStates, kReads, kWeightings, kNtmStates };
+template <class Real> struct NtmCall {
+  Machine machine;
+  Timeline time;
+  const Real* x;  // (T,B,I), or of what the heads take (T,B,P)
+  int64_t x_tick, x_row;
+  const Real* weight[kMaxControllerLayers];  // (gates H, layer_width)
+  const Real* bias[kMaxControllerLayers];    // (gates H)
+  const Real *head_weight, *head_bias;       // (P,H) (P)
+  const Real* first[kNtmStates];
+  Real* final[kNtmStates];
+  Real* features;  // (frames, features), rows of ld_features; part of what is saved, if that is
+  int64_t ld_features;
+  Real* saved;  // (frames, Record)
+
+  const Real* grad_features;
+  const Real* grad_final[kNtmStates];
+  Real* grad_first[kNtmStates];
+  Real* grad_x;                            // as x, dense, by place
+  Real* grad_gates[kMaxControllerLayers];  // (frames, gates H)
+  Real* grad_parameters;                   // (frames, P)
+
+  const Real* x_at(int64_t t, int64_t b) const { return x + time.tick_at(t) * x_tick + time.row_at(b) * x_row; }
+};
+
+struct NtmPlan {
+  int threads;
+  const int64_t* row_from;  // (threads + 1) rows of each
+  bool packed;
+};
+
+template <class Real> struct NtmKernels {
+  size_t (*forward_space)(const Facts&, const NtmCall<Real>&, const NtmPlan&);
+  size_t (*backward_space)(const Facts&, const NtmCall<Real>&, const NtmPlan&);
+  void (*forward)(const Facts&, const NtmCall<Real>&, const NtmPlan&, char* space, Meeting&, int thread);
+  void (*backward)(const Facts&, const NtmCall<Real>&, const NtmPlan&, char* space, Meeting&, int thread);
+};
+
+}  // namespace rnn

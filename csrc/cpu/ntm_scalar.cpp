@@ -1,0 +1,2 @@
+#include "lanes_scalar.h"
+#include "ntm-inl.h"

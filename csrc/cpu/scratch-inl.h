@@ -1,0 +1,50 @@
+// Scratch memory, and the few ways in which its rows are walked and copied.
+// Included once per instruction set, inside rnn::RNN_ISA.
+
+// Deals a block of memory out in pieces; from null it only measures.
+struct Arena {
+  char* base;
+  size_t used = 0;
+
+  template <class T> T* take(int64_t n) {
+    size_t at = used;
+    used += (static_cast<size_t>(n) * sizeof(T) + 63) / 64 * 64;
+    return base ? reinterpret_cast<T*>(base + at) : nullptr;
+  }
+  template <class T> T* take_if(bool wanted, int64_t n) { return wanted ? take<T>(n) : nullptr; }
+};
+
+// The length of a scratch row of n: whole vectors, and an odd line or so, or the rows of a tile would meet in the few
+// ways of one cache set.
+template <class Real> int64_t padded_row(int64_t n) {
+  int64_t line = 64 / sizeof(Real), row = ceil_div(n, kTileCols<Real>) * kTileCols<Real>;
+  return row % (4 * line) == 0 ? row + line : row;
+}
+
+template <class Real> Product<Real> forward_product(const Real* w, int64_t K, int64_t n, int gates, bool packed) {
+  return {.w = w, .ld = K, .K = K, .columns = {n}, .gates = gates, .transposed = true, .packed = packed};
+}
+
+template <class Real> Product<Real> backward_product(const Real* w, int64_t ld, int64_t K, int64_t n, bool packed) {
+  return {.w = w, .ld = ld, .K = K, .columns = {n}, .transposed = false, .packed = packed};
+}
+
+template <class Real> void place(Arena& arena, Product<Real>& p, bool with_bias) {
+  p.panels = arena.take<Real>(p.panels_size());
+  if (with_bias) p.biases = arena.take<Real>(p.biases_size());
+}
+
+template <class Real> void copy(Real* to, const Real* from, int64_t n) { memcpy(to, from, n * sizeof(Real)); }
+template <class Real> void copy_or_zero(Real* to, const Real* from, int64_t n) {
+  from ? copy(to, from, n) : (void)memset(to, 0, n * sizeof(Real));
+}
+
+// Calls f(row, column, width...) over a tile: no width where the vector is whole, else the number of lanes.
+template <class Real, class F> RNN_FN void over_tile(int rows, int units, F&& f) {
+  constexpr int L = kLanes<Real>;
+  for (int i = 0; i < rows; ++i) {
+    int j = 0;
+    for (; j + L <= units; j += L) f(i, j);
+    if (j < units) f(i, j, units - j);
+  }
+}
