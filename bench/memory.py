@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ import torch
 import rnnkernels as rk
 
 from .cases import Case, Problem
-from .contestants import makers
+from .contestants import Contestant, makers
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 MIB = 2**20
@@ -56,21 +57,51 @@ def recompute_growth(cls: str, case: Case, threads: int) -> int:
     def step(T: int, B: int, I: int, H: int) -> int:
         module = getattr(rk, cls)(I, H, activations="recompute")
         x, grad = torch.randn(T, B, I, requires_grad=True), torch.randn(T, B, H)
-        RESET.write_text("5")  # VmHWM = VmRSS
-        before = resident("VmRSS")
-        out, hx = module(x)
-        grads = torch.autograd.grad(out, [x, *module.parameters()], grad)
-        peak = resident("VmHWM")
-        states = hx if isinstance(hx, tuple) else [hx]
-        return peak - before - sum(t.nbytes for t in (out, *states, *grads))
+
+        def call() -> list[torch.Tensor]:
+            out, hx = module(x)
+            grads = torch.autograd.grad(out, [x, *module.parameters()], grad)
+            return [out, *(hx if isinstance(hx, tuple) else [hx]), *grads]
+
+        return growth(call)
 
     step(20, 2, 3, 4)
     return step(case.T, case.B, case.I, case.H)
 
 
-def in_a_process(name: str, cell: str, case: Case, mode: str, threads: int = 2) -> int:
-    """``peak_growth`` measured in a fresh process."""
-    words = [name, cell, mode, str(threads), *map(str, (case.T, case.B, case.I, case.H))]
+def growth(step: Callable[[], Sequence[torch.Tensor]]) -> int:
+    """Bytes this call added at its highest, beyond the tensors it returns."""
+    RESET.write_text("5")  # VmHWM = VmRSS
+    before = resident("VmRSS")
+    kept = step()
+    return resident("VmHWM") - before - sum(t.nbytes for t in kept)
+
+
+def ntm_growth(who: str, at: int) -> int:
+    """Bytes a training step of the Neural Turing Machine adds, of this contestant at this row of ``ntm.ROWS``; or
+    recomputed, of 10,000 ticks of 16 rows."""
+    from .ntm import ROWS, Row, contestants
+
+    def entrant(row: Row) -> Contestant:
+        return next(e for e in contestants(row, True, False) if e.name == who)
+
+    if who == "recompute":
+        machine = rk.NTM(10, 9, activations="recompute")
+
+        def step(T: int, B: int) -> list[torch.Tensor]:
+            x, grad = torch.rand(T, B, 10, requires_grad=True), torch.ones(T, B, 9)
+            y = machine(x)[0]
+            return [x, grad, y, *torch.autograd.grad(y, [x, *machine.parameters()], grad)]
+
+        step(20, 2)
+        return growth(lambda: step(10_000, 16))
+    entrant(Row(1, T=2)).call()
+    return growth(entrant(ROWS[at]).call)
+
+
+def in_a_process(name: str, cell: str, sizes: Iterable[int], mode: str, threads: int = 2) -> int:
+    """Bytes that ``peak_growth`` or one of the others measures in a fresh process."""
+    words = [name, cell, mode, str(threads), *map(str, sizes)]
     done = subprocess.run(
         [sys.executable, "-m", "bench.memory", *words],
         env={**os.environ, **ENVIRONMENT},
@@ -85,8 +116,10 @@ def in_a_process(name: str, cell: str, case: Case, mode: str, threads: int = 2) 
 
 if __name__ == "__main__":
     name, cell, mode, threads, *sizes = sys.argv[1:]
-    case = Case(*map(int, sizes))
-    if name == "recompute":
-        print(recompute_growth(cell, case, int(threads)))
+    torch.set_num_threads(int(threads))
+    if cell == "ntm":
+        print(ntm_growth(name, int(sizes[0])))
+    elif name == "recompute":
+        print(recompute_growth(cell, Case(*map(int, sizes)), int(threads)))
     else:
-        print(peak_growth(name, cell, case, mode == "training", int(threads)))
+        print(peak_growth(name, cell, Case(*map(int, sizes)), mode == "training", int(threads)))

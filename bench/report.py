@@ -15,6 +15,7 @@ from .cases import GRID, Case
 from .cases import VARIANTS as VARIANT_CASES
 from .contestants import TORCH
 from .memory import MIB
+from .ntm import COMPILED, ROWS
 from .options import GROUPS, LONG, Option
 from .reasons import REASONS
 from .results import FOLDER
@@ -320,6 +321,39 @@ def variant_targets(run: Run) -> list[list[str]]:
     return lines
 
 
+def ntm_targets(run: Run) -> list[list[str]]:
+    """The same of the Neural Turing Machine."""
+    lines: list[list[str]] = []
+    for row in ROWS:
+        for mode, peer, least in row.targets:
+            found = run.rows.get(f"ntm {row} {mode}")
+            times = found and ratio(found, peer)
+            measured = f"{times:.1f}x" if times else ""
+            lines.append(
+                verdict(
+                    f"NTM, {row}, over {peer}: {MODES[mode]}",
+                    f">= {least:g}x" if least > 1 else "faster",
+                    measured,
+                    times >= least if times else None,
+                )
+            )
+    found = {row: run.rows.get(f"ntm-memory {row}") for row in COMPILED}
+    shares = [r["bytes"]["rnnkernels"] / r["bytes"]["eager"] for r in found.values() if r]
+    measured = f"{min(shares):.0%} to {max(shares):.0%} of it" if shares else ""
+    met = max(shares) <= 0.5 if shares else None
+    lines.append(verdict("NTM: peak memory of a training step", "at most half of eager's", measured, met))
+    row = run.rows.get("ntm-recompute")
+    lines.append(
+        verdict(
+            "NTM, T = 10,000, B = 16, recomputed: memory of a training step",
+            "at most 256 MiB beyond inputs, outputs, weights",
+            f"{row['bytes'] / MIB:.0f} MiB" if row else "",
+            row["bytes"] <= row["bound"] if row else None,
+        )
+    )
+    return lines
+
+
 def limits() -> list[tuple[str, str, Option, str]]:
     """Group, name and option of everything that has a limit, by mode."""
     named = [(group, name, option) for group, options in GROUPS.items() for name, option in options.items()]
@@ -494,6 +528,27 @@ def online_table(run: Run) -> str:
     return table(head, body) if body else ""
 
 
+def ntm_table(run: Run) -> str:
+    body = []
+    for row in ROWS:
+        for mode in ("training", "inference"):
+            if not (found := run.rows.get(f"ntm {row} {mode}")):
+                continue
+            times = found["times"]
+            memory = run.rows.get(f"ntm-memory {row}") if mode == "training" else None
+            body.append(
+                [
+                    f"{row}, {MODES[mode]}{unquiet(found)}",
+                    *(ms(times[who]) if who in times else "" for who in ("rnnkernels", "eager", "compiled")),
+                    *(times_x(ratio(found, who)) if who in times else "" for who in ("eager", "compiled")),
+                    *(f"{memory['bytes'][w] / MIB:.1f}" if memory else "" for w in ("rnnkernels", "eager")),
+                ]
+            )
+    head = ["copy task, memory N x 20, controller 100", "rnnkernels ms [quartiles]", "eager ms", "compiled ms"]
+    head += ["over eager", "over compiled", "peak MiB", "eager's"]
+    return table(head, body) if body else ""
+
+
 def section(run: Run) -> str:
     h = run.header
     dates = sorted(row["date"][:10] for row in run.rows.values())
@@ -537,6 +592,8 @@ def section(run: Run) -> str:
         target_table(targets(run)),
         "### Targets of variants and options (two threads; a sequence at a time: one)\n",
         target_table(variant_targets(run)),
+        "### Targets of the Neural Turing Machine (two threads)\n",
+        target_table(ntm_targets(run)),
         "### One tick\n",
         tick_table(run),
         "### Beside two busy processes\n",
@@ -550,6 +607,8 @@ def section(run: Run) -> str:
         "### Options over the plain layer, two threads\n",
         *(option_table(run, group, mode) for group in GROUPS for mode in MODES),
         truncated_table(run),
+        "### The Neural Turing Machine, two threads\n",
+        ntm_table(run),
         "### The grid\n",
     ]
     parts += [grid_table(run, cell, mode, n) for cell in run.cells for mode in MODES for n in (2, 1)]
@@ -571,6 +630,9 @@ compiling takes longer than timing one; and ONNX Runtime where it has the cell, 
 Loops of a layer with random masks draw theirs in every call, as the layer does. An option's time is divided by the
 plain layer's in the same rounds; lengths are spread evenly over 1 to T, and packed rows of such lengths are compared
 with a padded call of as many frames.
+
+The Neural Turing Machine's peer is the one in plain torch, which loops over the ticks and over nothing else
+(rnnkernels/reference/ntm.py), eager and with its tick under torch.compile; T 42 is the copy task of 20 vectors.
 """
 
 
@@ -661,7 +723,26 @@ def readme_block(runs: list[Run]) -> str:
             "grid:\n\n" + table(["layer", *(head for head, *_ in columns)], body)
         )
         parts += variant_summary(run)
+        parts += ntm_summary(run)
     return "\n".join(parts)
+
+
+def ntm_summary(run: Run) -> list[str]:
+    """The Neural Turing Machine over its peers, in one line; [] where not measured."""
+    said = []
+    for row in COMPILED:
+        for mode in ("training", "inference"):
+            if found := run.rows.get(f"ntm {row} {mode}"):
+                peers = " and ".join(
+                    f"{ratio(found, who):.0f}x over {who}" for who in ("eager", "compiled") if who in found["times"]
+                )
+                said.append(f"B = {row.B} {MODES[mode]} {found['times']['rnnkernels']['median'] * 1e3:.3g} ms, {peers}")
+    if not said:
+        return []
+    return [
+        "The Neural Turing Machine, copy task of 20 vectors, memory 128 x 20, controller 100, over the one in plain "
+        f"torch, eager and with its tick compiled: {'; '.join(said)}.\n"
+    ]
 
 
 def variant_summary(run: Run) -> list[str]:

@@ -8,6 +8,11 @@ from .cases import MEMORY, Case, Problem, row_of, square
 from .contestants import TORCH
 from .memory import MIB, RESET, in_a_process
 
+
+def sizes_of(case: Case) -> tuple[int, ...]:
+    return case.T, case.B, case.I, case.H
+
+
 LINUX = pytest.mark.skipif(not RESET.exists(), reason="peak memory is read from Linux's /proc")
 
 
@@ -18,7 +23,7 @@ LINUX = pytest.mark.skipif(not RESET.exists(), reason="peak memory is read from 
 )
 @pytest.mark.parametrize("cell", TORCH)
 def test_peak_memory(results, say, cell, case, mode):
-    bytes_ = {name: in_a_process(name, cell, case, mode) for name in ("torch", "rnnkernels")}
+    bytes_ = {name: in_a_process(name, cell, sizes_of(case), mode) for name in ("torch", "rnnkernels")}
     row = {
         **row_of(cell, case, mode, 2),
         "bytes": bytes_,
@@ -42,6 +47,6 @@ def inference_bound(cell: str, case: Case) -> int:
 def test_recompute_memory(results, say, cls):
     """A long sequence in O(sqrt(T)): what a training step takes beyond what every training step has."""
     case = square(10_000, 32, 256)
-    bytes_ = in_a_process("recompute", cls, case, "training")
+    bytes_ = in_a_process("recompute", cls, sizes_of(case), "training")
     results.add(f"recompute {cls}", {**row_of(cls, case, "training", 2), "bytes": bytes_, "bound": 128 * MIB})
     say(f"recompute {cls} {case}: {bytes_ / MIB:.1f} MiB beyond inputs, outputs, weights and gradients (bound 128)")

@@ -88,10 +88,11 @@ PYBIND11_MODULE(_C, m) {
         py::dict d;
         d["numbers"] = r.numbers;
         d["features"] = r.features;
-        d["parameters"] = r.parameters;
+        d["values"] = r.values;
         d["weightings"] = r.weightings;
         d["padded_rows"] = r.padded_rows;
-        d["memory"] = r.memory;
+        d["ticks"] = r.ticks;
+        d["chunks"] = r.chunks;
         return d;
       },
       "What `rnnkernels::ntm` saves of a frame: how many numbers, and where parts of them begin.");

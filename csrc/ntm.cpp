@@ -140,7 +140,7 @@ struct Walk {
   int64_t pieces() const { return (T + piece() - 1) / piece(); }
   std::vector<int64_t> saved_sizes() const {
     return recompute ? std::vector<int64_t>{pieces(), B * state_numbers()}
-                     : std::vector<int64_t>{T * B, saved_numbers()};
+                     : std::vector<int64_t>{record().rows(T, B), saved_numbers()};
   }
 
   bool has_state(int s) const {
@@ -373,7 +373,7 @@ void run_backward(const Sequence& d, const Tensor& y, const Tensor& saved, bool 
   const Machine& m = d.m;
   const Record at_record = d.record();
   const int64_t step = d.piece(), most = step * d.B, gates = d.f.gates * m.hidden, F = m.features();
-  Tensor records = d.recompute ? fresh({most, at_record.numbers}, d.options()) : saved;
+  Tensor records = d.recompute ? fresh({at_record.rows(step, d.B), at_record.numbers}, d.options()) : saved;
   Tensor features = records.narrow(1, at_record.features, F);
   std::vector<Tensor> grad_gates;
   for (int l = 0; l < m.layers; ++l) grad_gates.push_back(fresh({most, gates}, d.options()));
@@ -578,8 +578,7 @@ NtmRecord ntm_record(int64_t inputs, int64_t hidden, int64_t rows, int64_t width
   Machine m = machine_of("rnnkernels::ntm", choices, std::vector<double>(kNumbers, 0.0));
   m.inputs = inputs, m.hidden = hidden, m.rows = rows, m.width = width;
   Record r(m, controller_facts(m.controller));
-  return {r.numbers,    r.features,      r.parameters,
-          r.weightings, m.padded_rows(), r.memory + (m.versions() - 1) * m.memory_numbers()};
+  return {r.numbers, r.features, r.values, r.weightings, m.padded_rows(), Record::kTicks, r.chunks};
 }
 
 TORCH_LIBRARY_FRAGMENT(rnnkernels, m) {

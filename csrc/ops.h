@@ -19,7 +19,8 @@ int64_t recompute_piece(int64_t ticks, int64_t batch, int64_t numbers);
 
 // Numbers saved of a frame of a Neural Turing Machine, and where its parts begin; arguments as in `rnnkernels::ntm`.
 struct NtmRecord {
-  int64_t numbers, features, parameters, weightings, padded_rows, memory;
+  int64_t numbers, features, values, weightings, padded_rows;
+  int64_t ticks, chunks;  // so many rows more for each row of the batch before every `ticks`-th tick but the first
 };
 NtmRecord ntm_record(int64_t inputs, int64_t hidden, int64_t rows, int64_t width, const std::vector<int64_t>& choices);
 

@@ -224,8 +224,9 @@ class Machine(Fused):
         choices = list(config[-1])
         if self.has_lengths:
             x, hidden = tensors[0], tensors[2].size(1)
-            numbers = _C.ntm_record(int(x.size(2)), int(hidden), int(rows), int(width), choices)["numbers"]
-            frames = x.size(0) * batch
+            record = _C.ntm_record(int(x.size(2)), int(hidden), int(rows), int(width), choices)
+            memories = torch.sym_max(x.size(0) - 1, 0) // record["ticks"]
+            frames, numbers = (x.size(0) + memories * record["chunks"]) * batch, record["numbers"]
             results = (x.new_empty(x.size(0), batch, tensors[4].size(0)), *(torch.empty_like(t) for t in tensors[6:]))
             if c.recompute:
                 ticks, batch = int(x.size(0)), int(batch)

@@ -398,7 +398,8 @@ class MachineProblem(Judged):
         if self.step:
             self.tensors = [draw(B, P, scale=2.0), memory, weightings]
             if c.activated:
-                fields = reference.ntm.activate(self.tensors[0], M, c._replace(activated=False))
+                raw = reference.ntm.split_heads(self.tensors[0], M, c)
+                fields = reference.ntm.activate(raw, c._replace(activated=False))
                 reads, writes = ([f[:, part] for f in fields[:5]] for part in (slice(0, R), slice(R, K)))
                 flat = [torch.cat(reads, -1).flatten(1), torch.cat([*writes, *fields[5:]], -1).flatten(1)]
                 self.tensors[0] = torch.cat(flat, 1).float().double()

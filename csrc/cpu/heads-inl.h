@@ -28,10 +28,19 @@ template <class Real, class F> RNN_FN Real sum_row(int64_t n, F&& f) {
   over_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA { sum = sum + live(f(j, width...), width...); });
   return V::sum(sum);
 }
-template <class Real> Real largest(const Real* x, int64_t n) {
-  Real most = x[0];
-  for (int64_t i = 1; i < n; ++i) most = max_of(most, x[i]);
-  return most;
+template <class Real> RNN_FN Real largest(const Real* x, int64_t n) {
+  using V = Vector<Real>;
+  V most(x[0]);
+  over_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA {
+    if constexpr (sizeof...(width) == 0)
+      most = V::max(most, V::load(x + j));
+    else  // lanes beyond the end are zero: x may be less
+      for (int64_t i = j; i < n; ++i) most = V::max(most, V(x[i]));
+  });
+  Real lanes[V::kLanes];
+  most.store(lanes);
+  for (int i = 1; i < V::kLanes; ++i) lanes[0] = max_of(lanes[0], lanes[i]);
+  return lanes[0];
 }
 
 template <class Real> class HeadRow {
@@ -41,9 +50,10 @@ template <class Real> class HeadRow {
   HeadRow(Arena& arena, const Machine& machine, const Facts& f, bool backward)
       : m_(machine), at_(machine, f), rows_(machine.padded_rows()) {
     int64_t halo = Machine::pad(m_.shift.range) + rows_ + m_.shift.range + V::kLanes;
-    value_ = arena.take<Real>(Machine::pad(m_.parameters()) + V::kLanes);
     gated_ = arena.take<Real>(halo) + Machine::pad(m_.shift.range);
     shifted_ = arena.take<Real>(rows_);
+    writers_ = arena.take<Writer>(m_.writes + 1);
+    readers_ = arena.take<Reader>(m_.reads + 1);
     if (!backward) return;
     dvalue_ = arena.take<Real>(Machine::pad(m_.parameters()) + V::kLanes);
     dshifted_ = arena.take<Real>(halo) + Machine::pad(m_.shift.range);
@@ -53,11 +63,10 @@ template <class Real> class HeadRow {
   }
 
   // One tick. `record` holds the parameters, and takes what is saved; `before`: the weightings of the tick before,
-  // which may be its own. Every write goes to the record's next version of the memory, or to `in_place`. Returns where
-  // the memory is after the tick.
-  const Real* forward(Real* record, const Real* before, const Real* memory, Real* in_place, Real* reads) {
-    activate(record + at_.parameters);
-    int version = 0;
+  // which may be its own.
+  void forward(Real* record, const Real* before, Real* memory, Real* reads) {
+    value_ = record + at_.values;
+    if (!m_.activated) activate(record + at_.parameters, record + at_.values);
     for (int p = 0; p < m_.phases(); ++p) {
       Phase phase = m_.phase(p);
       if (!phase.heads()) continue;
@@ -66,31 +75,33 @@ template <class Real> class HeadRow {
       });
       for (int k = 0; k < phase.heads(); ++k) focus(phase.head(k), record, before);
       for (int h = phase.reads.from; h < phase.reads.to; ++h) read(memory, weighting(record, h), reads + h * m_.width);
-      if (!phase.writes.size()) continue;
-      Real* to = in_place ? in_place : record + at_.memory + version++ * m_.memory_numbers();
-      phase.writes.size() == 1 ? write<1>(phase.writes, memory, record, to)
-                               : write<0>(phase.writes, memory, record, to);
-      memory = to;
+      if (phase.writes.size()) write(phase.writes, memory, record, memory);
     }
-    return memory;
+  }
+
+  // The writes of a tick once more, at most `count` of them, each to the next version of the memory.
+  void replay(const Real* record, Real* memory, int count) {
+    value_ = record + at_.values;
+    for (int p = 0; p < m_.phases() && count; ++p) {
+      Phase phase = m_.phase(p);
+      if (!phase.writes.size()) continue;
+      write(phase.writes, memory, record, memory + m_.memory_numbers());
+      memory += m_.memory_numbers();
+      --count;
+    }
   }
 
   // The gradients of one tick. `dweighting` (K, padded rows) and `dmemory` are of what the tick left, then of what it
-  // found; `dreads` of what was read; `dparameters` is written. `memory` is what the tick found.
+  // found; `dreads` of what was read; `dparameters` is written. `memory` is what the tick found, and what each of its
+  // writes but the last left.
   void backward(const Real* record, const Real* before, const Real* memory, const Real* dreads, Real* dweighting,
                 Real* dmemory, Real* dparameters) {
-    activate(record + at_.parameters);
+    value_ = record + at_.values;
     for (int p = m_.phases() - 1; p >= 0; --p) {
       Phase phase = m_.phase(p);
       if (!phase.heads()) continue;
-      int version = m_.versions(p);
-      const Real* found = version ? record + at_.memory + (version - 1) * m_.memory_numbers() : memory;
-      if (phase.writes.size() == 1)
-        write_backward<1>(phase.writes, found, record, dweighting, dmemory);
-      else if (phase.writes.size())
-        write_backward<0>(phase.writes, found, record, dweighting, dmemory);
-      for (int h = phase.reads.from; h < phase.reads.to; ++h)
-        read_backward(found, weighting(record, h), dreads + h * m_.width, dweighting + h * rows_, dmemory);
+      const Real* found = memory + m_.versions(p) * m_.memory_numbers();
+      access_backward(phase, found, record, dreads, dweighting, dmemory);
       over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA { V(0).store(along_ + j); });
       for (int k = 0; k < phase.heads(); ++k)
         focus_backward(phase.head(k), record, before, record + at_.norms + p * rows_, dweighting);
@@ -116,7 +127,7 @@ template <class Real> class HeadRow {
   }
 
   // What head h takes, activated, and the gradient of that.
-  Real* of(int h) const { return value_ + m_.head_at(h); }
+  const Real* of(int h) const { return value_ + m_.head_at(h); }
   Real* dof(int h) const { return dvalue_ + m_.head_at(h); }
   Real key_norm(int h) const {
     const Real* key = of(h);
@@ -139,11 +150,10 @@ template <class Real> class HeadRow {
         n, [&](int j, auto... width) RNN_LAMBDA { f(clip(V::load(raw + j, width...))).store(to + j, width...); });
   }
 
-  void activate(const Real* raw) {
-    if (m_.activated) return copy(value_, raw, m_.parameters());
+  void activate(const Real* raw, Real* values) const {
     for (int h = 0; h < m_.heads(); ++h) {
       const Real* x = raw + m_.head_at(h);
-      Real* y = of(h);
+      Real* y = values + m_.head_at(h);
       squash(m_.tanh_key, x, y);
       apply(x + m_.strength(), 1, y + m_.strength(), [](V v) RNN_LAMBDA { return softplus(v); });
       apply(x + m_.gate(), 1, y + m_.gate(), [](V v) RNN_LAMBDA { return sigmoid(v); });
@@ -390,85 +400,120 @@ template <class Real> class HeadRow {
 
   // ------------------------------------------------------------------------------------------------ reading, writing
 
+  // Four sums at a time: one alone would wait for itself.
   void read(const Real* memory, const Real* w, Real* to) const {
-    for (int64_t m = 0; m < m_.width; ++m) {
-      V sum(0);
-      over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
-        sum = Read::forward(sum, V::load(w + j), V::load(memory + m * rows_ + j));
-      });
-      to[m] = V::sum(sum);
-    }
+    int64_t m = 0;
+    for (; m + 4 <= m_.width; m += 4) read<4>(memory + m * rows_, w, to + m);
+    for (; m < m_.width; ++m) read<1>(memory + m * rows_, w, to + m);
   }
-  void read_backward(const Real* memory, const Real* w, const Real* dread, Real* dw, Real* dmemory) const {
-    for (int64_t m = 0; m < m_.width; ++m) {
-      V d(dread[m]);
-      const Real* row = memory + m * rows_;
-      Real* drow = dmemory + m * rows_;
-      over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
-        V sum = V::load(dw + j), dm = V::load(drow + j);
-        Read::backward(d, V::load(w + j), V::load(row + j), sum, dm);
-        sum.store(dw + j);
-        dm.store(drow + j);
-      });
+  template <int KM> void read(const Real* memory, const Real* w, Real* to) const {
+    V sum[KM];
+    for (int m = 0; m < KM; ++m) sum[m] = V(0);
+    over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+      V of_row = V::load(w + j);
+#pragma GCC unroll 4
+      for (int m = 0; m < KM; ++m) sum[m] = Read::forward(sum[m], of_row, V::load(memory + m * rows_ + j));
+    });
+    for (int m = 0; m < KM; ++m) to[m] = V::sum(sum[m]);
+  }
+  // What a head that reads or writes has, and the gradients of it.
+  struct Reader {
+    const Real *w, *dread;
+    Real* dw;
+  };
+  struct Writer {
+    const Real *w, *erase, *add;
+    Real *dw, *derase, *dadd;
+  };
+  Writer* find(Heads heads, const Real* record, Real* all_dw) const {
+    for (int k = 0; k < heads.size(); ++k) {
+      int h = heads.from + k;
+      writers_[k] = {weighting(record, h), of(h) + m_.erase(), of(h) + m_.add(), nullptr, nullptr, nullptr};
+      if (!all_dw) continue;
+      writers_[k].dw = all_dw + h * rows_;
+      writers_[k].derase = dof(h) + m_.erase();
+      writers_[k].dadd = dof(h) + m_.add();
     }
+    return writers_;
   }
 
+  void write(Heads heads, const Real* memory, const Real* record, Real* to) const {
+    Writer* by = find(heads, record, nullptr);
+    heads.size() == 1 ? write<1>(by, 1, memory, to) : write<0>(by, heads.size(), memory, to);
+  }
   // KN: how many heads write, where that is known here; else 0.
-  template <int KN> void write(Heads heads, const Real* memory, const Real* record, Real* to) const {
-    const int count = KN ? KN : heads.size();
+  template <int KN> void write(const Writer* writers, int count, const Real* memory, Real* to) const {
+    const Writer one = writers[0], *by = KN == 1 ? &one : writers;
+    const int n = KN ? KN : count;
     for (int64_t m = 0; m < m_.width; ++m)
       over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
         V x = V::load(memory + m * rows_ + j);
-        for (int k = 0; k < count; ++k)
-          x = Erase::forward(x, V::load(weighting(record, heads.from + k) + j), V(of(heads.from + k)[m_.erase() + m]));
-        for (int k = 0; k < count; ++k)
-          x = Add::forward(x, V::load(weighting(record, heads.from + k) + j), V(of(heads.from + k)[m_.add() + m]));
+        for (int k = 0; k < n; ++k) x = Erase::forward(x, V::load(by[k].w + j), V::broadcast(by[k].erase + m));
+        for (int k = 0; k < n; ++k) x = Add::forward(x, V::load(by[k].w + j), V::broadcast(by[k].add + m));
         x.store(to + m * rows_ + j);
       });
   }
-  template <int KN>
-  void write_backward(Heads heads, const Real* memory, const Real* record, Real* all_dw, Real* dmemory) {
-    const int count = KN ? KN : heads.size();
+
+  // From the gradient of the memory that a phase left, and of what was read: that of the memory it found, as far as
+  // reading and writing go, and of the weightings, erase and add vectors.
+  void access_backward(const Phase& phase, const Real* memory, const Real* record, const Real* dreads, Real* all_dw,
+                       Real* dmemory) {
+    Writer* writers = find(phase.writes, record, all_dw);
+    for (int k = 0; k < phase.reads.size(); ++k) {
+      int h = phase.reads.from + k;
+      readers_[k] = {weighting(record, h), dreads + h * m_.width, all_dw + h * rows_};
+    }
+    phase.reads.size() == 1 && phase.writes.size() == 1
+        ? access_backward<true>(readers_, 1, writers, 1, memory, dmemory)
+        : access_backward<false>(readers_, phase.reads.size(), writers, phase.writes.size(), memory, dmemory);
+  }
+  // Erases are gone through backwards, each finding what the ones before it had left, which is made once more. kPair:
+  // one head reads and one writes, which is known when this is compiled.
+  template <bool kPair>
+  void access_backward(const Reader* readers, int reads, const Writer* writers, int writes, const Real* memory,
+                       Real* dmemory) {
+    const Reader one_reader = kPair ? readers[0] : Reader{}, *reader = kPair ? &one_reader : readers;
+    const Writer one_writer = kPair ? writers[0] : Writer{}, *writer = kPair ? &one_writer : writers;
+    const int nr = kPair ? 1 : reads, nw = kPair ? 1 : writes;
     for (int64_t m = 0; m < m_.width; ++m) {
-      V derase[KN ? KN : 1], dadd[KN ? KN : 1];
-      for (int k = 0; k < KN; ++k) derase[k] = dadd[k] = V(0);
-      for (int k = 0; k < count && !KN; ++k)
-        dof(heads.from + k)[m_.erase() + m] = dof(heads.from + k)[m_.add() + m] = 0;
+      Real* drow = dmemory + m * rows_;
+      V derase(0), dadd(0);  // of a single writer; of several they are summed where they lie
+      for (int k = 0; k < nw && nw > 1; ++k) writer[k].derase[m] = writer[k].dadd[m] = 0;
       over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
-        V d = V::load(dmemory + m * rows_ + j), x = V::load(memory + m * rows_ + j);
-        for (int k = 0; k < count; ++k) {  // forward once more: each erasing finds what the ones before it left
-          int h = heads.from + k;
-          if (count > 1) x.store(chain_ + k * V::kLanes);
-          if (k + 1 < count) x = Erase::forward(x, V::load(weighting(record, h) + j), V(of(h)[m_.erase() + m]));
+        V after = V::load(drow + j), d = after, found = V::load(memory + m * rows_ + j), x = found;
+        for (int k = 0; k < nw && nw > 1; ++k) {
+          x.store(chain_ + k * V::kLanes);
+          x = Erase::forward(x, V::load(writer[k].w + j), V::broadcast(writer[k].erase + m));
         }
-        for (int k = count - 1; k >= 0; --k) {
-          int h = heads.from + k;
-          Real* to = all_dw + h * rows_ + j;
-          V w = V::load(weighting(record, h) + j), dw = V::load(to), de(0), da(0);
-          Add::backward(V::load(dmemory + m * rows_ + j), w, V(of(h)[m_.add() + m]), dw, da);
-          if (count > 1) x = V::load(chain_ + k * V::kLanes);
-          Erase::backward(x, w, V(of(h)[m_.erase() + m]), d, dw, de);
-          dw.store(to);
-          if constexpr (KN > 0) {
-            derase[k] = derase[k] + de;
-            dadd[k] = dadd[k] + da;
-          } else {
-            dof(h)[m_.erase() + m] += V::sum(de);
-            dof(h)[m_.add() + m] += V::sum(da);
-          }
+        for (int k = nw - 1; k >= 0; --k) {
+          V w = V::load(writer[k].w + j), dw = V::load(writer[k].dw + j), de(0), da(0);
+          if (nw > 1) x = V::load(chain_ + k * V::kLanes);
+          Add::backward(after, w, V::broadcast(writer[k].add + m), dw, nw > 1 ? da : dadd);
+          Erase::backward(x, w, V::broadcast(writer[k].erase + m), d, dw, nw > 1 ? de : derase);
+          dw.store(writer[k].dw + j);
+          if (nw == 1) continue;
+          writer[k].derase[m] += V::sum(de);
+          writer[k].dadd[m] += V::sum(da);
         }
-        d.store(dmemory + m * rows_ + j);
+        for (int k = 0; k < nr; ++k) {
+          V dw = V::load(reader[k].dw + j);
+          Read::backward(V::broadcast(reader[k].dread + m), V::load(reader[k].w + j), found, dw, d);
+          dw.store(reader[k].dw + j);
+        }
+        d.store(drow + j);
       });
-      for (int k = 0; k < KN; ++k) {
-        dof(heads.from + k)[m_.erase() + m] = V::sum(derase[k]);
-        dof(heads.from + k)[m_.add() + m] = V::sum(dadd[k]);
-      }
+      if (nw != 1) continue;
+      writer[0].derase[m] = V::sum(derase);
+      writer[0].dadd[m] = V::sum(dadd);
     }
   }
 
   const Machine& m_;
   const Record at_;
-  const int64_t rows_;  // padded
-  Real *value_, *gated_, *shifted_;
+  const int64_t rows_;           // padded
+  const Real* value_ = nullptr;  // of the record at hand
+  Real *gated_, *shifted_;
+  Writer* writers_;
+  Reader* readers_;
   Real *dvalue_ = nullptr, *dshifted_ = nullptr, *ddot_ = nullptr, *along_ = nullptr, *chain_ = nullptr;
 };

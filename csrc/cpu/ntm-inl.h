@@ -145,9 +145,9 @@ template <class Real> struct NtmForward {
     const Machine& m = c.machine;
     const Record& at = rows_.record;
     rows_.load(c.first, b, rows);
-    const Real *memory[kTileRows], *weighting[kTileRows], *reads[kTileRows];
+    const Real *weighting[kTileRows], *reads[kTileRows];
     for (int i = 0; i < rows; ++i) {
-      memory[i] = rows_.memory_of(i), weighting[i] = rows_.weighting_of(i);
+      weighting[i] = rows_.weighting_of(i);
       reads[i] = c.first[kReads] ? c.first[kReads] + c.time.caller(b + i) * m.read_numbers() : nullptr;
     }
     for (int64_t t = c.time.begin; t < c.time.end; ++t) {
@@ -155,23 +155,36 @@ template <class Real> struct NtmForward {
       if (n == 0) break;
       Real* record = c.saved ? c.saved + rows_.frame(t, b) * at.numbers : scratch_;
       Real* features = c.features + rows_.frame(t, b) * c.ld_features;
+      const int64_t step = t - c.time.begin;
+      if (c.saved && step && step % Record::kTicks == 0)
+        for (int i = 0; i < n; ++i) keep(step / Record::kTicks - 1, b + i, rows_.memory_of(i));
       if (m.layers) control(products, t, b, n, reads, record, features);
       for (int i = 0; i < n; ++i, record += at.numbers, features += c.ld_features) {
         if (!m.layers) copy(record + at.parameters, c.x_at(t, b + i), m.parameters());
         copy_or_zero<Real>(record + at.filled, nullptr, at.weightings - at.filled);
         Real* to = features + m.features() - m.read_numbers();
-        memory[i] = heads_.forward(record, weighting[i], memory[i], c.saved ? nullptr : rows_.memory_of(i), to);
+        heads_.forward(record, weighting[i], rows_.memory_of(i), to);
         weighting[i] = record + at.weightings;
         reads[i] = to;
       }
     }
     for (int i = 0; i < rows; ++i) {
-      rows_.store(c.final, b, i, memory[i], weighting[i]);
+      rows_.store(c.final, b, i, rows_.memory_of(i), weighting[i]);
       if (c.final[kReads]) copy(c.final[kReads] + c.time.caller(b + i) * m.read_numbers(), reads[i], m.read_numbers());
     }
   }
 
  private:
+  void keep(int64_t k, int64_t b, const Real* memory) {
+    const NtmCall<Real>& c = rows_.c;
+    const Record& at = rows_.record;
+    at.over_chunks(c.machine, c.time.steps(), c.time.batch, k, b, [&](int64_t from, int64_t n, int64_t row) {
+      Real* to = c.saved + row * at.numbers;
+      copy(to, memory + from, n);
+      copy_or_zero<Real>(to + n, nullptr, at.numbers - n);
+    });
+  }
+
   // The controller, whose last h goes to the features, and what the heads take of it.
   void control(const Products& products, int64_t t, int64_t b, int n, const Real* const* reads, Real* record,
                Real* features) {
@@ -266,13 +279,13 @@ template <class Real> struct NtmBackward {
 
   NtmRows<Real> rows_;  // of gradients
   HeadRow<Real> heads_;
-  Real *first_memory_, *first_weighting_, *dreads_;
+  Real *versions_, *first_weighting_, *dreads_;
   int64_t ld_reads_;
 
   NtmBackward(Arena& arena, const Facts& f, const NtmCall<Real>& c)
       : rows_(arena, f, c),
         heads_(arena, c.machine, f, true),
-        first_memory_(arena.take<Real>(kTileRows * c.machine.memory_numbers())),
+        versions_(arena.take<Real>(kTileRows * versions_size(c.machine))),
         first_weighting_(arena.take<Real>(kTileRows * c.machine.heads() * c.machine.padded_rows())),
         ld_reads_(padded_row<Real>(c.machine.read_numbers())) {
     dreads_ = arena.take<Real>(kTileRows * ld_reads_);
@@ -281,33 +294,17 @@ template <class Real> struct NtmBackward {
   void group(const Products& products, int64_t b, int rows) {
     const NtmCall<Real>& c = rows_.c;
     const Machine& m = c.machine;
-    const Record& at = rows_.record;
     rows_.load(c.grad_final, b, rows);
     for (int i = 0; i < rows; ++i) {
       int64_t row = c.time.caller(b + i);
-      rows_.load_rows(c.first, row, first_memory(i), first_weighting(i));
+      rows_.load_rows(c.first, row, versions(i), first_weighting(i));
       copy_or_zero(dreads(i), c.grad_final[kReads] ? c.grad_final[kReads] + row * m.read_numbers() : nullptr,
                    m.read_numbers());
     }
-    for (int64_t t = c.time.end - 1; t >= c.time.begin; --t) {
-      int n = rows_.alive(t, b, rows);
-      if (n == 0) continue;
-      const int64_t frame = rows_.frame(t, b), before = t > c.time.begin ? rows_.frame(t - 1, b) : -1;
-      const Real* features = c.grad_features + frame * m.features() + m.features() - m.read_numbers();
-      for (int i = 0; i < n; ++i) {
-        const Real* record = c.saved + (frame + i) * at.numbers;
-        const Real* last = c.saved + (before + i) * at.numbers;  // of the tick before, if there is one
-        const bool begins = before < 0;
-        const Real* memory =
-            begins || !m.versions() ? first_memory(i) : last + at.memory + (m.versions() - 1) * m.memory_numbers();
-        for (int64_t j = 0; j < m.read_numbers(); ++j) dreads(i)[j] += features[i * m.features() + j];
-        Real* parameters = m.layers ? c.grad_parameters + (frame + i) * m.parameters()
-                                    : c.grad_x + c.time.place(t, b + i) * m.parameters();
-        heads_.backward(record, begins ? first_weighting(i) : last + at.weightings, memory, dreads(i),
-                        rows_.weighting_of(i), rows_.memory_of(i), parameters);
-        if (!m.layers) copy_or_zero<Real>(dreads(i), nullptr, m.read_numbers());
-      }
-      if (m.layers) control(products, t, b, n);
+    for (int64_t k = (c.time.steps() - 1) / Record::kTicks; k >= 0; --k) {
+      const int64_t begin = c.time.begin + k * Record::kTicks, end = min_of(c.time.end, begin + Record::kTicks);
+      for (int i = 0, n = rows_.alive(begin, b, rows); i < n; ++i) remember(k, begin, end, b + i, versions(i));
+      for (int64_t t = end - 1; t >= begin; --t) tick(products, t, t - begin, b, rows_.alive(t, b, rows));
     }
     for (int i = 0; i < rows; ++i) {
       rows_.store(c.grad_first, b, i, rows_.memory_of(i), rows_.weighting_of(i));
@@ -317,13 +314,55 @@ template <class Real> struct NtmBackward {
   }
 
  private:
-  Real* first_memory(int i) const { return first_memory_ + i * rows_.m.memory_numbers(); }
+  // Of a row: the memory before the ticks from one that is kept to the next, and after each write that a later phase
+  // sees.
+  static int64_t versions_size(const Machine& m) {
+    return ((Record::kTicks - 1) * m.versions() + m.versions(m.phases() - 1) + 1) * m.memory_numbers();
+  }
+  Real* versions(int i) const { return versions_ + i * versions_size(rows_.m); }
   Real* first_weighting(int i) const { return first_weighting_ + i * rows_.m.heads() * rows_.m.padded_rows(); }
   Real* dreads(int i) const { return dreads_ + i * ld_reads_; }
 
-  // Adds the product of rows with a matrix to what `to(row)` points to, n columns from `from` on.
-  template <class To>
-  void multiply(const Product<Real>& product, int n, const Real* const* left, To&& put) {
+  // The k-th memory of row b, kept or the first, and what writes made of it up to tick `end` or the row's own.
+  void remember(int64_t k, int64_t begin, int64_t end, int64_t b, Real* to) {
+    const NtmCall<Real>& c = rows_.c;
+    const Machine& m = c.machine;
+    const Record& at = rows_.record;
+    if (k > 0)
+      at.over_chunks(m, c.time.steps(), c.time.batch, k - 1, b,
+                     [&](int64_t from, int64_t n, int64_t row) { copy(to + from, c.saved + row * at.numbers, n); });
+    else if (c.time.steps() > Record::kTicks)  // blocks that came before have overwritten it
+      memory_from(m, c.first[kMemory] + c.time.caller(b) * m.rows * m.width, to);
+    while (end > begin && c.time.rows(end - 1) <= b) --end;
+    for (int64_t t = begin; t < end; ++t, to += m.versions() * m.memory_numbers())
+      heads_.replay(c.saved + rows_.frame(t, b) * at.numbers, to,
+                    t + 1 < end ? m.versions() : m.versions(m.phases() - 1));
+  }
+
+  // Backward through tick t, the `step`-th from one whose memory is kept, for n rows from b on.
+  void tick(const Products& products, int64_t t, int64_t step, int64_t b, int n) {
+    if (n == 0) return;
+    const NtmCall<Real>& c = rows_.c;
+    const Machine& m = c.machine;
+    const Record& at = rows_.record;
+    const int64_t frame = rows_.frame(t, b);
+    const Real* last = t > c.time.begin ? c.saved + rows_.frame(t - 1, b) * at.numbers : nullptr;
+    const Real* features = c.grad_features + frame * m.features() + m.features() - m.read_numbers();
+    for (int i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < m.read_numbers(); ++j) dreads(i)[j] += features[i * m.features() + j];
+      Real* parameters = m.layers ? c.grad_parameters + (frame + i) * m.parameters()
+                                  : c.grad_x + c.time.place(t, b + i) * m.parameters();
+      heads_.backward(c.saved + (frame + i) * at.numbers,
+                      last ? last + i * at.numbers + at.weightings : first_weighting(i),
+                      versions(i) + step * m.versions() * m.memory_numbers(), dreads(i), rows_.weighting_of(i),
+                      rows_.memory_of(i), parameters);
+      if (!m.layers) copy_or_zero<Real>(dreads(i), nullptr, m.read_numbers());
+    }
+    if (m.layers) control(products, t, b, n);
+  }
+
+  // Calls put(row, first column, columns, numbers) for the product of rows with a matrix.
+  template <class Put> void multiply(const Product<Real>& product, int n, const Real* const* left, Put&& put) {
     for (int64_t block = 0; block < product.columns.blocks(); ++block) {
       product(n, left, block, 0, rows_.tile, kTileCols<Real>);
       for (int i = 0; i < n; ++i)
@@ -345,7 +384,7 @@ template <class Real> struct NtmBackward {
                add(rows_.state_of(m.layers - 1, 0, i) + from, d, units);
              });
     for (int l = m.layers - 1; l >= 0; --l) {
-      tick(l, t, b, n);
+      cell(l, t, b, n);
       multiply(products.layer[l], n, rows_from<Real>(c.grad_gates[l], rows_.f.gates * m.hidden, frame).at,
                [&](int i, int64_t from, int units, const Real* d) { copy(rows_.wide_of(i) + from, d, units); });
       for (int i = 0; i < n; ++i) {
@@ -362,7 +401,7 @@ template <class Real> struct NtmBackward {
   }
 
   // The cell's gradients of layer l: of its gates, and of its states but h, which the product gives.
-  void tick(int l, int64_t t, int64_t b, int n) {
+  void cell(int l, int64_t t, int64_t b, int n) {
     const NtmCall<Real>& c = rows_.c;
     const Facts& f = rows_.f;
     const Machine& m = c.machine;

@@ -79,10 +79,11 @@ struct Machine {
   int64_t memory_numbers() const { return width * padded_rows(); }
 };
 
-// Where a frame's numbers lie in what is saved of it.
+// Where a frame's numbers lie in what is saved of it, and what else is saved.
 struct Record {
-  int64_t layer[kMaxControllerLayers];  // what its product reads (layer_width), what its cell saves, its states but h
-  int64_t features, parameters, weightings, contents, similarities, norms, memory, numbers;
+  int64_t layer[kMaxControllerLayers];   // what its product reads (layer_width), what its cell saves, its states but h
+  int64_t features, parameters, values;  // values: what the heads take, past its activations
+  int64_t weightings, contents, similarities, norms, numbers;
 
   int64_t filled;  // numbers before the first padded row; from there on zeros fill up
 
@@ -92,14 +93,28 @@ struct Record {
     for (int l = 0; l < m.layers; ++l) layer[l] = take(m.layer_width(l) + (f.saved + f.states - 1) * m.hidden);
     features = take(m.features());
     parameters = take(m.parameters());
+    values = m.activated ? parameters : take(m.parameters());
     filled = at;
     at = Machine::pad(at);
     weightings = take(m.heads() * rows);
     contents = take(m.heads() * rows);
     similarities = take(m.heads() * rows);
     norms = take(m.phases() * rows);
-    memory = take(m.versions() * m.memory_numbers());
     numbers = at;
+    chunks = (m.memory_numbers() + numbers - 1) / numbers;
+  }
+
+  // A memory is kept before every kTicks-th tick but the first: the writes in between are made again. It lies in so
+  // many rows as long as a record, behind the records of all frames, those of a batch's rows side by side.
+  static constexpr int64_t kTicks = 4;
+  int64_t chunks;
+  static int64_t memories(int64_t ticks) { return ticks > 0 ? (ticks - 1) / kTicks : 0; }
+  int64_t rows(int64_t ticks, int64_t batch) const { return (ticks + memories(ticks) * chunks) * batch; }
+  // Calls f(from number, numbers, row) for the parts of the k-th memory of row b.
+  template <class F> void over_chunks(const Machine& m, int64_t ticks, int64_t batch, int64_t k, int64_t b,
+                                      F&& f) const {
+    for (int64_t r = 0, left = m.memory_numbers(); r < chunks; ++r, left -= numbers)
+      f(r * numbers, left < numbers ? left : numbers, (ticks + k * chunks + r) * batch + b);
   }
 };
 
@@ -118,7 +133,7 @@ template <class Real> struct NtmCall {
   Real* final[kNtmStates];
   Real* features;  // (frames, features), rows of ld_features; part of what is saved, if that is
   int64_t ld_features;
-  Real* saved;  // (frames, Record)
+  Real* saved;  // (Record::rows, Record::numbers)
 
   const Real* grad_features;
   const Real* grad_final[kNtmStates];

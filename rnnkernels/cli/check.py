@@ -1,4 +1,4 @@
-"""Check every kernel of this machine: each cell on each instruction set in each dtype, in under a minute.
+"""Check every kernel of this machine: each cell and the NTM, each instruction set and dtype, in under a minute.
 
 Outputs, final states and gradients are held against the float64 reference by the package's one error rule, and the
 float64 derivatives against finite differences (gradcheck). Ends with status 1 if a check fails.
@@ -10,13 +10,25 @@ import argparse
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from .. import _C, functional, info, reference, set_isa
-from ..testing import CASES, LARGE, OPTIONS, Case, Problem, assert_as_good_as
+from .. import _C, functional, info, set_isa
+from ..testing import (
+    CASES,
+    LARGE,
+    MACHINES,
+    OPTIONS,
+    STEPS,
+    Case,
+    Judged,
+    MachineProblem,
+    Problem,
+    assert_as_good_as,
+)
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Not few numbers, nor few units over many ticks: the rule holds one largest error against another, and of few the
@@ -34,43 +46,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Held:
-    """Problems of one cell in one dtype, with plain torch's own results and those in float64, kept for every ISA."""
+    """Problems of one op in one dtype, with plain torch's own results and those in float64, kept for every ISA."""
 
-    def __init__(self, cell: dict, dtype: torch.dtype, seed: int) -> None:
-        self.cell, self.dtype = cell["name"], dtype
+    def __init__(self, op: str, function: Callable, problems: Sequence[Judged], dtype: torch.dtype) -> None:
+        self.op, self.function, self.dtype = op, function, dtype
         self.arithmetic = torch.promote_types(dtype, torch.float32)
-        values = dtype if dtype != torch.float64 else torch.float32
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the small steps of plain torch gain nothing from more and suffer on a busy machine
         self.held = []
-        for case in (*SIZES, *OPTIONS[self.cell][::8], *LONG_SUMS):
-            if case.P is None or cell["projection"]:
-                problem = Problem(self.cell, case, values, seed)
-                exact = problem.outputs_and_gradients(reference.layer, torch.float64)
-                own = problem.outputs_and_gradients(reference.layer, torch.float32)
-                if dtype == torch.float64:  # nothing wider to hold it against: what torch errs is scaled from float32
-                    own = {name: exact[name] + (own[name] - exact[name]) * FLOAT64_TO_32 for name in exact}
-                self.held.append((problem, own, exact))
+        for problem in problems:
+            own, exact = problem.plain, problem.exact
+            if dtype == torch.float64:  # nothing wider to hold it against: what torch errs is scaled from float32
+                own = {name: exact[name] + (own[name] - exact[name]) * FLOAT64_TO_32 for name in exact}
+            self.held.append((problem, own, exact))
         torch.set_num_threads(threads)
 
     def check(self, isa: str) -> None:
         """Raises AssertionError where the error rule is broken, or where another kernel ran than was asked for."""
-        wanted = (f"rnnkernels::{self.cell}_backward", isa, str(self.arithmetic).removeprefix("torch."))
+        wanted = (f"rnnkernels::{self.op}_backward", isa, str(self.arithmetic).removeprefix("torch."))
         for problem, own, exact in self.held:
-            actual = problem.outputs_and_gradients(functional.layer, self.dtype)
+            actual = problem.outputs_and_gradients(self.function, self.dtype)
             kernel = _C.last_kernel()
             found = tuple(kernel[fact] for fact in ("op", "isa", "dtype"))
-            assert found == wanted, f"{problem.case}: kernel {wanted} expected, {found} ran"
+            assert found == wanted, f"{problem.title}: kernel {wanted} expected, {found} ran"
             for label in actual:
-                assert_as_good_as(actual[label], own[label], exact[label], f"{problem.case} {label}")
+                assert_as_good_as(actual[label], own[label], exact[label], f"{problem.title} {label}")
 
 
-def derivatives(cell: dict, fast: bool, seed: int) -> None:
-    """Raises where gradcheck finds a float64 derivative that is not the finite difference."""
-    for case in DERIVED + (PROJECTED if cell["projection"] else ()):
-        problem = Problem(cell["name"], case, torch.float64, seed)
-        tensors = [None if t is None else t.requires_grad_() for t in problem.tensors]
-        torch.autograd.gradcheck(partial(problem.run, functional.layer), tensors, fast_mode=fast)
+@dataclass
+class Op:
+    """What is checked of one op.
+
+    Attributes:
+        problems: given a dtype, in which their values are exact.
+        derived: float64 problems small enough for finite differences.
+        dtypes: that it takes.
+    """
+
+    name: str
+    function: Callable
+    problems: Callable[[torch.dtype], Sequence[Judged]]
+    derived: Sequence[Judged]
+    dtypes: Sequence[torch.dtype] = DTYPES
+
+    def derivatives(self, fast: bool) -> None:
+        """Raises where gradcheck finds a float64 derivative that is not the finite difference."""
+        for problem in self.derived:
+            tensors = [None if t is None else t.requires_grad_() for t in problem.tensors]
+            torch.autograd.gradcheck(partial(problem.run, self.function), tensors, fast_mode=fast)
+
+
+def ops(seed: int) -> Iterator[Op]:
+    """Every cell's, and those of the Neural Turing Machine."""
+    for cell in _C.cells():
+        name = cell["name"]
+        cases = [c for c in (*SIZES, *OPTIONS[name][::8], *LONG_SUMS) if c.P is None or cell["projection"]]
+        derived = DERIVED + (PROJECTED if cell["projection"] else ())
+        yield Op(
+            name,
+            functional.layer,
+            lambda dtype, name=name, cases=cases: [Problem(name, case, dtype, seed) for case in cases],
+            [Problem(name, case, torch.float64, seed) for case in derived],
+        )
+    for name, function, cases in (("ntm", functional.ntm, MACHINES), ("ntm_step", functional.ntm_step, STEPS)):
+        small = replace(cases[0], T=min(cases[0].T, 3), H=min(cases[0].H, 3), N=5, M=2)
+        yield Op(
+            name,
+            function,
+            lambda _, cases=cases: [MachineProblem(case, seed) for case in cases[::6]],
+            [MachineProblem(small, seed)],
+            DTYPES[:2],
+        )
 
 
 def attempt(check: Callable[[], None]) -> str | None:
@@ -85,25 +131,28 @@ def attempt(check: Callable[[], None]) -> str | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints one row for each cell and instruction set; 1 if anything failed."""
+    """Prints one row for each op and instruction set; 1 if anything failed."""
     start, facts = time.perf_counter(), info()
     before, isas = facts["isa"], facts["available"]
     print(f"rnnkernels {facts['version']}, torch {facts['torch']}, threads {facts['threads']}\n")
     names = [str(dtype).removeprefix("torch.") for dtype in DTYPES] + ["gradcheck"]
-    print(f"{'cell':12} {'isa':8}" + "".join(f"{name:>10}" for name in names))
+    print(f"{'op':12} {'isa':8}" + "".join(f"{name:>10}" for name in names))
     passed, failures = 0, []
     try:
-        for cell in _C.cells():
-            held = [Held(cell, dtype, args.seed) for dtype in DTYPES]
+        for op in ops(args.seed):
+            held = []
+            for dtype in DTYPES:
+                values = dtype if dtype != torch.float64 else torch.float32
+                held.append(Held(op.name, op.function, op.problems(values), dtype) if dtype in op.dtypes else None)
             for isa in isas:
                 set_isa(isa)
-                print(f"{cell['name']:12} {isa:8}", end="", flush=True)
-                gradcheck = partial(derivatives, cell, isa != isas[-1], args.seed)
-                for name, check in zip(names, [*(partial(h.check, isa) for h in held), gradcheck], strict=True):
-                    trouble = attempt(check)
-                    failures += [f"{cell['name']} {isa} {name}: {trouble}"] if trouble else []
-                    passed += not trouble
-                    print(f"{'FAILED' if trouble else 'ok':>10}", end="", flush=True)
+                print(f"{op.name:12} {isa:8}", end="", flush=True)
+                checks = [h and partial(h.check, isa) for h in held] + [partial(op.derivatives, isa != isas[-1])]
+                for name, check in zip(names, checks, strict=True):
+                    trouble = attempt(check) if check else None
+                    failures += [f"{op.name} {isa} {name}: {trouble}"] if trouble else []
+                    passed += bool(check) and not trouble
+                    print(f"{'FAILED' if trouble else 'ok' if check else '-':>10}", end="", flush=True)
                 print()
     finally:
         set_isa(before)

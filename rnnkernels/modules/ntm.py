@@ -11,7 +11,7 @@ from .. import _C, functional
 from ..functional import autocasts
 from ..ops import NTM as OP
 from ..options import CONTROLLERS, GUARDS, ORDERS, Conventions
-from ..reference.ntm import Heads, activate
+from ..reference.ntm import Heads, split_heads, write
 from .checks import is_number, one_of, row_lengths
 
 __all__ = ["NTM", "NTMState", "NTMTrace"]
@@ -353,7 +353,7 @@ class NTM(nn.Module):
         (T, B), c, (N, M) = x.shape[:2], self.conventions, memory.shape[1:]
         at = _C.ntm_record(self.input_size, self.controller_size, N, M, c.flat()[1])
         if lengths is None:
-            frames = saved.unflatten(0, (T, B))
+            frames = saved[: T * B].unflatten(0, (T, B))
         else:  # the longest row first, and of each tick those that are alive
             order = lengths.argsort(descending=True, stable=True)
             alive = torch.arange(T).unsqueeze(1) < lengths[order]
@@ -365,15 +365,19 @@ class NTM(nn.Module):
             return frames[..., at[name] : at[name] + math.prod(shape)].unflatten(-1, shape)
 
         weightings = part("weightings", c.heads, at["padded_rows"])[..., :N]
-        if c.write_heads:
-            memories = part("memory", M, at["padded_rows"])[..., :N].transpose(-1, -2)
-        else:
-            memories = memory.expand(T, B, N, M)
-        heads = activate(part("parameters", c.parameters(M)).flatten(0, 1), M, c)
+        heads = split_heads(part("values", c.parameters(M)).flatten(0, 1), M, c)
         heads = Heads(*(h.unflatten(0, (T, B)) for h in heads))
+        memories = []
+        for t in range(T):  # the writes once more: of the memory the kernel keeps but every fourth
+            for _, which in c.phases():
+                k = list(which)
+                w = weightings[t, :, [c.read_heads + j for j in k]]
+                memory = write(memory, w, heads.erase[t, :, k], heads.add[t, :, k])
+            memories.append(memory)
+        memories = torch.stack(memories)
         if lengths is not None:
             alive = (torch.arange(T).unsqueeze(1) < lengths).view(T, B, 1, 1)
-            heads = Heads(*(h * alive for h in heads))
+            heads, memories = Heads(*(h * alive for h in heads)), memories * alive
         trace = (*weightings.split([c.read_heads, c.write_heads], 2), memories, *heads)
         if single or self.batch_first:
             trace = [t.squeeze(1) if single else t.transpose(0, 1) for t in trace]

@@ -15,7 +15,19 @@ from torch.nn.functional import linear, softplus
 from ..options import GRAVES2014, Conventions
 from .cells import CELLS
 
-__all__ = ["FLOOR", "Heads", "activate", "address", "controller_layers", "ntm", "read", "step", "tick", "write"]
+__all__ = [
+    "FLOOR",
+    "Heads",
+    "activate",
+    "address",
+    "controller_layers",
+    "ntm",
+    "read",
+    "split_heads",
+    "step",
+    "tick",
+    "write",
+]
 
 FLOOR = 1e-30  # added to every entry of a weighting before its logarithm is taken
 
@@ -75,16 +87,19 @@ def write(memory: Tensor, weighting: Tensor, erase: Tensor, add: Tensor) -> Tens
     return erased + weighting.mT @ add
 
 
-def activate(parameters: Tensor, width: int, c: Conventions) -> Heads:
-    """What the heads take (B,P), in the order of `rnnkernels.functional.ntm`, activated."""
-    split = c.read_heads * c.head_size(width, False)
+def split_heads(parameters: Tensor, width: int, c: Conventions) -> Heads:
+    """What the heads take (B,P), in the order of `rnnkernels.functional.ntm`, taken apart."""
+    split, size = c.read_heads * c.head_size(width, False), c.head_size(width, False)
     reads = parameters[:, :split].unflatten(-1, (c.read_heads, -1)) if c.read_heads else parameters[:, None, :0]
     writes = parameters[:, split:].unflatten(-1, (c.write_heads, -1)) if c.write_heads else parameters[:, None, :0]
-    size = c.head_size(width, False)
     common = [part[..., :size] for part, heads in ((reads, c.read_heads), (writes, c.write_heads)) if heads]
     key, strength, gate, shifts, sharpening = torch.cat(common, 1).split([width, 1, 1, c.shifts, 1], -1)
     erase, add = writes[..., size:].split(width, -1) if c.write_heads else (key[:, :0], key[:, :0])
-    heads = Heads(key, strength, gate, shifts, sharpening, erase, add)
+    return Heads(key, strength, gate, shifts, sharpening, erase, add)
+
+
+def activate(heads: Heads, c: Conventions) -> Heads:
+    """What the heads take, past its activations, if it is not yet."""
     if c.activated:
         return heads
     if c.head_clip:
@@ -102,7 +117,7 @@ def activate(parameters: Tensor, width: int, c: Conventions) -> Heads:
 
 def step(parameters: Tensor, memory: Tensor, weightings: Tensor, c: Conventions) -> tuple[Tensor, Tensor, Tensor]:
     """One tick of all heads: what is read (B,R,M), and memory (B,N,M) and weightings (B,K,N) after it."""
-    h = activate(parameters, memory.size(-1), c)
+    h = activate(split_heads(parameters, memory.size(-1), c), c)
     R = c.read_heads
     if c.order == "read_first":
         w = address(memory, weightings, h, c)
