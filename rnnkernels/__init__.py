@@ -7,6 +7,7 @@ Convert what you have, or build with `rk.LSTM`, `rk.GRU`, ...:
     model = rk.convert(model)
 """
 
+import importlib
 from typing import Any
 
 import torch
@@ -93,6 +94,13 @@ __all__ = [
 ]
 
 __version__: str = _C.build_info()["version"]
+
+
+def __getattr__(name: str) -> Any:
+    """`rk.tasks` and `rk.training`, imported when they are first asked for: layers need neither."""
+    if name in ("tasks", "training"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Info(dict):
