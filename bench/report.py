@@ -728,21 +728,22 @@ def readme_block(runs: list[Run]) -> str:
 
 
 def ntm_summary(run: Run) -> list[str]:
-    """The Neural Turing Machine over its peers, in one line; [] where not measured."""
-    said = []
+    """The Neural Turing Machine over its peers in a small table; [] where not measured."""
+    body = []
     for row in COMPILED:
-        for mode in ("training", "inference"):
-            if found := run.rows.get(f"ntm {row} {mode}"):
-                peers = " and ".join(
-                    f"{ratio(found, who):.0f}x over {who}" for who in ("eager", "compiled") if who in found["times"]
-                )
-                said.append(f"B = {row.B} {MODES[mode]} {found['times']['rnnkernels']['median'] * 1e3:.3g} ms, {peers}")
-    if not said:
-        return []
-    return [
-        "The Neural Turing Machine, copy task of 20 vectors, memory 128 x 20, controller 100, over the one in plain "
-        f"torch, eager and with its tick compiled: {'; '.join(said)}.\n"
+        found = [run.rows.get(f"ntm {row} {mode}") for mode in MODES]
+        if all(found):
+            times = [[f"{r['times']['rnnkernels']['median'] * 1e3:.3g}"] for r in found]
+            over = [[times_x(ratio(r, who)) or "-" for who in ("eager", "compiled")] for r in found]
+            body.append([str(row.B), *times[0], *over[0], *times[1], *over[1]])
+    head = [
+        "batch",
+        *(f"{mode}{what}" for mode in MODES.values() for what in (", ms", ", over eager", ", over compiled")),
     ]
+    return [
+        "The Neural Turing Machine on the copy task of 20 vectors, memory 128 x 20, controller 100, over the one in plain "
+        "torch, which loops over nothing but the ticks, eager and with its tick compiled:\n\n" + table(head, body)
+    ] * bool(body)
 
 
 def variant_summary(run: Run) -> list[str]:
