@@ -59,8 +59,8 @@ COMPILED = ROWS[:3]  # a tick takes a minute to compile
 def drawn(row: Row) -> tuple[MachineProblem, list[Tensor]]:
     """The problem, and its tensors in float32.
 
-    Heads take a quarter of what they would: with more, 42 ticks are near enough to chaos for the error of a gradient to be a
-    matter of luck, plain torch's as much as ours.
+    Heads take a quarter of what they would: with more, 42 ticks are near enough to chaos for the error of a gradient to
+    be a matter of luck, plain torch's as much as ours.
     """
     problem = MachineProblem(row.case)
     for of_heads in problem.tensors[2:4]:

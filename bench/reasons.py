@@ -8,7 +8,7 @@ WIDE = "the same, and blocks of 2 are computed as single cells, with twice the m
 RUNTIME = "B <= 8: ONNX Runtime's products of few rows are faster, as they are for LSTM"
 KEPT = "H = 100, I = 1: little arithmetic beside 15 numbers of a unit and tick that go to memory and back (LSTM: 5)"
 THIN = "with fewer rows a tick's fixed costs stay: the weights read from L2, the meeting of the threads"
-HEADS = "of 3.3 us a row and tick on a core the products are 1.2, the cell 0.3, the heads' exp, log and passes over 10 KiB 1.5"
+HEADS = "of 3.3 us a row and tick on a core, products are 1.2, the cell 0.3, the heads' exp, log and memory 1.5"
 STEPS = "products are 8 of 31 ms on a core, the heads 15; eager's own products fill with the batch"
 CALLS = "two calls through torch's dispatcher and autograd, and their tensors"
 

@@ -741,8 +741,8 @@ def ntm_summary(run: Run) -> list[str]:
         *(f"{mode}{what}" for mode in MODES.values() for what in (", ms", ", over eager", ", over compiled")),
     ]
     return [
-        "The Neural Turing Machine on the copy task of 20 vectors, memory 128 x 20, controller 100, over the one in plain "
-        "torch, which loops over nothing but the ticks, eager and with its tick compiled:\n\n" + table(head, body)
+        "The Neural Turing Machine on the copy task of 20 vectors, memory 128 x 20, controller 100, over the one in "
+        "plain torch, which loops over nothing but the ticks, eager and with its tick compiled:\n\n" + table(head, body)
     ] * bool(body)
 
 

@@ -34,9 +34,15 @@ template <class Real> void place(Arena& arena, Product<Real>& p, bool with_bias)
   if (with_bias) p.biases = arena.take<Real>(p.biases_size());
 }
 
-template <class Real> void copy(Real* to, const Real* from, int64_t n) { memcpy(to, from, n * sizeof(Real)); }
+// Of nothing, either may be null.
+template <class Real> void copy(Real* to, const Real* from, int64_t n) {
+  if (n > 0) memcpy(to, from, n * sizeof(Real));
+}
 template <class Real> void copy_or_zero(Real* to, const Real* from, int64_t n) {
-  from ? copy(to, from, n) : (void)memset(to, 0, n * sizeof(Real));
+  if (from)
+    copy(to, from, n);
+  else if (n > 0)
+    memset(to, 0, n * sizeof(Real));
 }
 
 // Calls f(row, column, width...) over a tile: no width where the vector is whole, else the number of lanes.
