@@ -58,10 +58,10 @@ build/simde/stamp: $(CPP) CMakeLists.txt pyproject.toml $(VENV)/stamp-torch $(VE
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/simde
 	@touch $@
 
-# Test only: the core and tests/core_driver.cpp under AddressSanitizer and UBSan.
+# Test only: the core and tests/core_driver*.cpp under AddressSanitizer and UBSan.
 sanitize: build/sanitize/stamp
 
-build/sanitize/stamp: $(CORE) tests/core_driver.cpp $(VENV)/stamp-build
+build/sanitize/stamp: $(CORE) $(wildcard tests/core_driver*) $(VENV)/stamp-build
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S . -B build/sanitize -G Ninja --log-level=WARNING -DRNN_SANITIZE=address,undefined
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/sanitize
 	@touch $@

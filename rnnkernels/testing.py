@@ -439,7 +439,7 @@ def _machine_cases() -> tuple[MachineCase, ...]:
     axes = {
         "controller": ("lstm", "feedforward"), "layers": (1, 2), "read_heads": (1, 2, 5), "write_heads": (1, 3, 0),
         "shift_range": (1, 0, 2), "order": ORDERS, "key_activation": ("tanh", "linear"),
-        "add_activation": ("linear", "tanh"), "similarity_guard": GUARDS, "similarity_eps": (1e-8, 1e-2),
+        "add_activation": ("linear", "tanh"), "similarity_guard": GUARDS, "similarity_eps": (1e-8, 0.0, 1e-2),
         "sharpen_eps": (0.0, 1e-16, 1e-2), "reversed_shift": (False, True), "head_clip": (0.0, 1.0),
         "output_clip": (0.0, 0.7), "recompute": (0, 2, 1), "ragged": (False, True), "N": (19, 7, 33), "M": (6, 3, 17),
     }  # fmt: skip

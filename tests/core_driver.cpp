@@ -1,44 +1,20 @@
 // The core without torch or Python, for sanitizers: every cell with every option, precision, instruction set and layout
 // of threads over odd sizes, each tensor between two fences. Gradients are held against central differences, float
 // against double, pieces of a sequence against the whole, drawn masks against given ones, NaN-filled results, workspace
-// and padding against results that depend on them. An argument: only that cell. Exits 1 if anything disagrees.
+// and padding against results that depend on them. An argument: only that cell, or "ntm": only what
+// core_driver_ntm.cpp checks. Exits 1 if anything disagrees.
 // Under ThreadSanitizer (-DRNN_SANITIZE=thread) the threads are std's.
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <limits>
-#include <memory>
 #include <numeric>
-#include <string>
-#include <thread>
-#include <utility>
-#include <vector>
 
-#include "cpu/isa.h"
+#include "core_driver.h"
 #include "cpu/plan.h"
-
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(at, n) ((void)(at), (void)(n))
-#define ASAN_UNPOISON_MEMORY_REGION(at, n) ((void)(at), (void)(n))
-#endif
 
 namespace {
 
-using namespace rnn;
+using namespace driver;
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kEps = 1e-2;  // of normalisation: a row of two numbers would do without, but then float says little
-int failures = 0, checks = 0;
-
-uint64_t state = 1;
-double uniform() {  // in [-1, 1], a float's worth of bits
-  state = state * 6364136223846793005u + 1442695040888963407u;
-  return static_cast<double>(static_cast<int64_t>(state >> 40)) / (1 << 23) - 1;
-}
 
 // ------------------------------------------------------------------------------------------------------------- cases
 
@@ -174,25 +150,25 @@ struct Numbers {
     for (auto [x, place] : p.frames) x_size = std::max(x_size, x + s.I);
     double fan = 1 / std::sqrt(static_cast<double>(H));
     tensors = {std::vector<double>(x_size, kNaN),
-               random(f.input_gates() * H * s.I, fan),
-               random(f.gates * H * c.fed(), fan),
-               random(c.options.b_ih * (f.gates - f.first_bias_ih) * H),
-               random(c.options.b_hh * (f.gates - f.first_bias_hh) * H),
-               random(s.P * H),
-               random(f.parameters * H)};
+               random_floats(f.input_gates() * H * s.I, fan),
+               random_floats(f.gates * H * c.fed(), fan),
+               random_floats(c.options.b_ih * (f.gates - f.first_bias_ih) * H),
+               random_floats(c.options.b_hh * (f.gates - f.first_bias_hh) * H),
+               random_floats(s.P * H),
+               random_floats(f.parameters * H)};
     for (auto [x, place] : p.frames) std::ranges::generate_n(tensors[kX].begin() + x, s.I, uniform);
-    for (int n = 0; n < f.states; ++n) tensors.push_back(random(s.B * c.units(n)));
+    for (int n = 0; n < f.states; ++n) tensors.push_back(random_floats(s.B * c.units(n)));
     for (int n = 0; n < f.states; ++n)
-      tensors.push_back(random(c.options.resets && (c.options.reset_given >> n & 1) ? c.units(n) : 0));
+      tensors.push_back(random_floats(c.options.resets && (c.options.reset_given >> n & 1) ? c.units(n) : 0));
     auto towards = [&](int64_t units) {
-      auto v = random(c.frames() * units);
+      auto v = random_floats(c.frames() * units);
       for (size_t i = 0; i < v.size(); ++i)
         if (!p.alive[i / units]) v[i] = 0;
       return v;
     };
     if (c.options.grad_out) grad_out = towards(c.outputs());
     for (int n = 0; n < f.states; ++n) {
-      grad_final.push_back(random(c.options.grad_final ? s.B * c.units(n) : 0));
+      grad_final.push_back(random_floats(c.options.grad_final ? s.B * c.units(n) : 0));
       grad_all.push_back(n && c.options.all_states ? towards(H) : std::vector<double>());
     }
     for (int kind = kZoneH; kind <= kDropInput; ++kind)
@@ -203,55 +179,7 @@ struct Numbers {
     if (c.options.resets)
       for (int64_t i = 0; i < c.frames(); ++i) resets.push_back(uniform() < -0.2);
   }
-
- private:
-  static std::vector<double> random(int64_t n, double scale = 1) {
-    std::vector<double> v(n);
-    for (double& x : v) x = static_cast<float>(scale * uniform());
-    return v;
-  }
 };
-
-// ------------------------------------------------------------------------------------------------------------ tensors
-
-// One tensor between two fences. The sanitizer sees whoever reads or writes them, but for the masked vector
-// instructions, which it does not know: those leave a mark. The fences also keep tensors off any alignment.
-template <class Real> class Tensor {
- public:
-  Tensor(size_t n, Real value) : n_(n), all_(n + 2 * kFence, kMark) {
-    std::fill_n(data(), n, value);
-    for (size_t at : {size_t(0), kFence + n}) ASAN_POISON_MEMORY_REGION(&all_[at], kFence * sizeof(Real));
-  }
-  template <class From> explicit Tensor(const From& from) : Tensor(from.size(), 0) {
-    std::copy(from.begin(), from.end(), data());
-  }
-  Tensor(const Tensor& other) : Tensor(other.n_, 0) { std::copy(other.begin(), other.end(), data()); }
-  ~Tensor() {
-    ASAN_UNPOISON_MEMORY_REGION(all_.data(), all_.size() * sizeof(Real));
-    auto whole = [](Real v) { return v == kMark; };
-    if (std::all_of(all_.begin(), all_.begin() + kFence, whole) && std::all_of(all_.end() - kFence, all_.end(), whole))
-      return;
-    ++failures;
-    std::printf("FAILED somebody wrote beside a tensor of %zu numbers\n", n_);
-  }
-  Real* data() { return all_.data() + kFence; }
-  const Real* begin() const { return all_.data() + kFence; }
-  const Real* end() const { return begin() + n_; }
-  size_t size() const { return n_; }
-  Real operator[](size_t i) const { return begin()[i]; }
-
- private:
-  static constexpr size_t kFence = 33;
-  static constexpr Real kMark = Real(1234.5);
-  size_t n_;
-  std::vector<Real> all_;
-};
-
-template <class Real> using Block = std::unique_ptr<Tensor<Real>>;
-template <class Real> Block<Real> block(int64_t n, double value = kNaN) {
-  return std::make_unique<Tensor<Real>>(static_cast<size_t>(n), static_cast<Real>(value));
-}
-template <class Real> Real* data(const Block<Real>& b) { return b && b->size() ? b->data() : nullptr; }
 
 template <class Real> struct Results {
   Block<Real> out, saved;
@@ -266,38 +194,18 @@ struct Run {
 };
 
 void fail(const Case& c, const Run& run, const char* precision, const std::string& what) {
-  ++failures;
-  std::printf("FAILED %s %s %s, %s, block %lld: %s\n", isa_name(run.isa), precision, c.text().c_str(),
-              describe(run.plan).text, static_cast<long long>(run.plan.block_ticks), what.c_str());
-}
-
-template <class Body> bool run_threads(int threads, Body& body) {
-#ifdef __SANITIZE_THREAD__  // which does not see how libgomp's threads meet
-  std::vector<std::thread> team;
-  for (int i = 1; i < threads; ++i) team.emplace_back([&body, i] { body(i); });
-  body(0);
-  for (auto& t : team) t.join();
-  return true;
-#else
-  return run_parallel(threads, [](void* b, int thread) { (*static_cast<Body*>(b))(thread); }, &body);
-#endif
+  report(run.isa, precision,
+         c.text() + ", " + describe(run.plan).text + ", block " + std::to_string(run.plan.block_ticks), what);
 }
 
 template <class Real> void launch(Pass pass, const Case& c, const Call<Real>& call, const Run& run) {
   const Kernels<Real>& k = kernels<Real>(run.isa);
   const bool forward = pass == Pass::kForward;
   size_t n = (forward ? k.forward_space : k.backward_space)(c.facts(), call, run.plan);
-  char* space = static_cast<char*>(std::aligned_alloc(64, n));
-  std::fill_n(reinterpret_cast<float*>(space), n / sizeof(float), std::numeric_limits<float>::quiet_NaN());
   Meeting meeting(run.plan.grid_rows, run.plan.grid_cols);
-  auto body = [&](int thread) {
+  run_with_space(n, run.plan.threads(), [&](char* space, int thread) {
     (forward ? k.forward : k.backward)(c.cell, c.facts(), call, run.plan, space, meeting, thread);
-  };
-  if (!run_threads(run.plan.threads(), body)) {
-    std::printf("%d threads could not be started\n", run.plan.threads());
-    std::exit(2);
-  }
-  std::free(space);
+  });
 }
 
 // What one call is given, in one precision.
@@ -502,35 +410,12 @@ template <class Real> struct Inputs {
 
 // ----------------------------------------------------------------------------------------------------------- checking
 
-// max |a - b| / max(1, |b|), infinite where a NaN is.
-template <class A, class B> double distance(const Block<A>& a, const Block<B>& b) {
-  double worst = 0, largest = 1;
-  for (size_t i = 0; i < b->size(); ++i) {
-    double d = std::abs(double((*a)[i]) - double((*b)[i]));
-    if (!(d == d)) return std::numeric_limits<double>::infinity();
-    worst = std::max(worst, d);
-    largest = std::max(largest, std::abs(double((*b)[i])));
-  }
-  return worst / largest;
-}
-
-// The largest distance, and which it was.
-struct Apart {
-  double by = 0;
-  std::string what = "nothing";
-  bool within(double limit) const { return by <= limit; }
-  std::string text(double unit) const { return what + " by " + std::to_string(by / unit) + " eps"; }
-};
-
 template <class A, class B> Apart distance(const Results<A>& a, const Results<B>& b) {
   Apart worst;
-  auto see = [&](const char* what, size_t i, double d) {
-    if (!(d <= worst.by)) worst = {d, what + std::to_string(i)};
-  };
-  see("out", 0, distance(a.out, b.out));
-  for (size_t i = 0; i < a.final.size(); ++i) see("final ", i, distance(a.final[i], b.final[i]));
-  for (size_t i = 0; i < a.all.size(); ++i) see("sequence ", i, distance(a.all[i], b.all[i]));
-  for (size_t i = 0; i < a.grads.size(); ++i) see("gradient ", i, distance(a.grads[i], b.grads[i]));
+  worst.see("out", 0, distance(a.out, b.out));
+  for (size_t i = 0; i < a.final.size(); ++i) worst.see("final ", i, distance(a.final[i], b.final[i]));
+  for (size_t i = 0; i < a.all.size(); ++i) worst.see("sequence ", i, distance(a.all[i], b.all[i]));
+  for (size_t i = 0; i < a.grads.size(); ++i) worst.see("gradient ", i, distance(a.grads[i], b.grads[i]));
   return worst;
 }
 
@@ -572,7 +457,7 @@ void differences(const Case& c, const Places& p, const Run& run, const Numbers& 
     }
     double found = (ends[1] - ends[0]) / (2 * kStep);
     ++checks;
-    if (!(std::abs(found - slope) <= 1e-6 * scale + 1e-8 * std::max(1.0, std::abs(ends[0]))))
+    if (!agrees(slope, scale, found, ends[0]))
       fail(c, run, "double",
            "gradient " + std::to_string(i) + ": " + std::to_string(slope) + ", difference " + std::to_string(found));
   }
@@ -779,6 +664,8 @@ int main(int argc, char** argv) {
       if (cell_facts(cell).projection) check({cell, kProjections[i % kProjections.size()], kOptions[i]}, number++);
     }
   }
-  std::printf("%d checks, %d failures\n", checks, failures);
+  const int of_cells = checks;
+  if (argc == 1 || !std::strcmp(argv[1], "ntm")) check_ntm();
+  std::printf("%d checks of cells, %d of machines, %d failures\n", of_cells, checks - of_cells, failures);
   return failures ? 1 : 0;
 }

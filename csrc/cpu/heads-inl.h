@@ -249,6 +249,10 @@ template <class Real> class HeadRow {
     int64_t i = 0;
     for (; i + 2 * V::kLanes <= rows_; i += 2 * V::kLanes) columns(Indices<2>{}, i);
     for (; i < rows_; i += V::kLanes) columns(Indices<1>{}, i);
+    for (int64_t j = m_.rows; j < rows_; ++j) {  // without a guard nothing over nothing would stand here
+      norms[j] = 1;
+      for (int k = 0; k < KN; ++k) to[k][j] = 0;
+    }
   }
 
   // to = softmax(strength x) over n entries, and zero in the rest of the last vector, if `to` is padded.
