@@ -109,22 +109,24 @@ def _headline(entry: Entry, shown: Mapping[str, dict[str, Any]], rows: Mapping[s
 
 
 def _curves(found: Mapping[str, list[Outcome]]) -> list[str]:
-    """A table of learning curves, variants by sequences: the medians over trials; nothing where there are none."""
-    curves = {
-        name: [dict(zip(o.curve["sequences"], o.curve["loss"], strict=True)) for o in outcomes if o.curve]
+    """A table of learning curves, trials by sequences; nothing where there are none."""
+    curves = [
+        (name, o, dict(zip(o.curve["sequences"], o.curve["loss"], strict=True)))
         for name, outcomes in found.items()
-    }
-    counts = sorted({count for trials in curves.values() for trial in trials for count in trial})
+        for o in outcomes
+        if o.curve
+    ]
+    counts = sorted({count for _, _, curve in curves for count in curve})
     if not counts:
         return []
     shown = [counts[2**k - 1] for k in range(len(counts).bit_length())]  # the first, second, fourth, eighth, ...
     shown += counts[-1:] if counts[-1] > shown[-1] else []
     body = []
-    for name, trials in curves.items():
-        losses = [[trial[count] for trial in trials if count in trial] for count in shown]
-        body.append([name, *(_number(median(values)) if values else "-" for values in losses)])
-    head = ["bits per sequence after", *map(_number, shown)]
-    return ["", "Learning curves, medians over trials:", "", *_table(head, body, range(1, len(head)))]
+    for name, o, curve in curves:
+        solved = "" if o.solved is None else _number(o.count) if o.solved else "no"
+        body.append([name, o.seed, solved, *(_number(curve[c]) if c in curve else "-" for c in shown)])
+    head = ["bits per sequence", "seed", "solved at", *(f"after {_number(c)}" for c in shown)]
+    return ["", "Learning curves:", "", *_table(head, body, range(1, len(head)))]
 
 
 def _table(head: list[str], rows: Iterable[Iterable[str]], right: Iterable[int] = ()) -> list[str]:
