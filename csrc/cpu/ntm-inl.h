@@ -421,7 +421,7 @@ template <class Real> struct NtmBackward {
         a.s[s].given = true;
         for (int i = 0; i < n; ++i) {
           int64_t row = c.time.caller(b + i);
-          const Real* first = c.first[s] + (l * c.time.batch + row) * m.hidden + unit;
+          const Real* first = c.first[s] ? c.first[s] + (l * c.time.batch + row) * m.hidden + unit : nullptr;
           const Real* record = c.saved + (frame + i) * at.numbers;
           const Real* last = c.saved + (rows_.frame(t - (t > c.time.begin), b) + i) * at.numbers;
           // h before the tick lies in what the product read, where it is recurrent; else no cell asks for it

@@ -89,8 +89,10 @@ struct Doubles {
   RNN_FN static Doubles min(Doubles a, Doubles b) { return _mm512_min_pd(a.v, b.v); }
   RNN_FN static Doubles max(Doubles a, Doubles b) { return _mm512_max_pd(a.v, b.v); }
   RNN_FN static Doubles sqrt(Doubles a) { return _mm512_sqrt_pd(a.v); }
-  RNN_FN static Doubles exponent(Doubles a) {
-    return Doubles(_mm512_cvtepi64_pd(_mm512_srli_epi64(_mm512_castpd_si512(a.v), 52))) - Doubles(1023.0);
+  RNN_FN static Doubles exponent(Doubles a) {  // the exponent's bits under those of 2^52 are that number more
+    __m512i bits = _mm512_srli_epi64(_mm512_castpd_si512(a.v), 52);
+    __m512d above = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_castpd_si512(_mm512_set1_pd(0x1p52))));
+    return Doubles(above) - Doubles(0x1p52 + 1023);
   }
   RNN_FN static Doubles abs(Doubles a) { return _mm512_abs_pd(a.v); }
   RNN_FN static Doubles round(Doubles a) { return _mm512_roundscale_pd(a.v, kNearest); }
