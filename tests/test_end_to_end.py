@@ -196,6 +196,6 @@ def test_examples_of_the_readme_run():
     text = (Path(__file__).parent.parent / "README.md").read_text()
     names = {"model": nn.Sequential(nn.LSTM(I, H))}  # one you already have
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         exec(compile(example, "README.md", "exec"), names)

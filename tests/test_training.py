@@ -567,8 +567,8 @@ def test_the_page_shows_learning_curves(tmp_path):
 
     found = {"a": [outcome(0, [9.0, 7.0, 5.0]), outcome(1, [8.0, 6.0])], "b": [Outcome(True, 1)]}
     table = "\n".join(report._curves(found))
-    assert "| bits per sequence after | 1,000 | 2,000 | 3,000 |" in table
-    assert "| a | 8.5 | 6.5 | 5 |" in table and "| b | - | - | - |" in table
+    assert "| bits per sequence | seed | solved at | after 1,000 | after 2,000 | after 3,000 |" in table
+    assert "| a | 0 | 1 | 9 | 7 | 5 |" in table and "| a | 1 | 1 | 8 | 6 | - |" in table and "| b |" not in table
     assert report._curves({"b": found["b"]}) == []
     variant = replace(ENTRIES["ntm-copy"].variants[0], name="a")
     runner.append(tmp_path / "a.json", runner.Run(ENTRIES["ntm-copy"], [variant], 9, 9.0, 1, found))
@@ -576,4 +576,4 @@ def test_the_page_shows_learning_curves(tmp_path):
     (run,) = runner.load(tmp_path / "a.json")
     assert run["variants"]["a"]["trials"] == json.loads(json.dumps([o.as_dict() for o in found["a"]]))
     many = {"a": [outcome(0, [float(k) for k in range(1, 11)])]}
-    assert "| a | 1 | 2 | 4 | 8 | 10 |" in "\n".join(report._curves(many))
+    assert "| a | 0 | 1 | 1 | 2 | 4 | 8 | 10 |" in "\n".join(report._curves(many))

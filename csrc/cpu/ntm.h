@@ -13,12 +13,12 @@ enum Order { kReadFirst, kWriteFirst, kInterleaved, kOrders };
 // Heads that address the same memory: the reads of [reads.from, reads.to), then the writes together.
 struct Heads {
   int from, to;
-  int size() const { return to - from; }
+  RNN_FN int size() const { return to - from; }
 };
 struct Phase {
   Heads reads, writes;
-  int heads() const { return reads.size() + writes.size(); }
-  int head(int k) const { return k < reads.size() ? reads.from + k : writes.from + k - reads.size(); }
+  RNN_FN int heads() const { return reads.size() + writes.size(); }
+  RNN_FN int head(int k) const { return k < reads.size() ? reads.from + k : writes.from + k - reads.size(); }
 };
 
 inline constexpr int kMaxControllerLayers = 16;
@@ -36,47 +36,49 @@ struct Machine {
   bool activated;  // what the heads take is past its activations
   double eps, sharpen_eps, head_clip;
 
-  int heads() const { return reads + writes; }
-  bool writes_at(int head) const { return head >= reads; }
+  RNN_FN int heads() const { return reads + writes; }
+  RNN_FN bool writes_at(int head) const { return head >= reads; }
 
   // What a head takes: key (M), strength, gate, shifts, sharpening; to write also erase (M) and add (M).
-  int64_t strength() const { return width; }
-  int64_t gate() const { return width + 1; }
-  int64_t shifts() const { return width + 2; }
-  int64_t sharpening() const { return shifts() + shift.width(); }
-  int64_t erase() const { return sharpening() + 1; }
-  int64_t add() const { return erase() + width; }
-  int64_t head_size(bool writing) const { return erase() + 2 * width * writing; }
-  int64_t head_at(int head) const {
+  RNN_FN int64_t strength() const { return width; }
+  RNN_FN int64_t gate() const { return width + 1; }
+  RNN_FN int64_t shifts() const { return width + 2; }
+  RNN_FN int64_t sharpening() const { return shifts() + shift.width(); }
+  RNN_FN int64_t erase() const { return sharpening() + 1; }
+  RNN_FN int64_t add() const { return erase() + width; }
+  RNN_FN int64_t head_size(bool writing) const { return erase() + 2 * width * writing; }
+  RNN_FN int64_t head_at(int head) const {
     int before = head < reads ? head : reads;
     return before * head_size(false) + (head - before) * head_size(true);
   }
-  int64_t parameters() const { return head_at(heads()); }
+  RNN_FN int64_t parameters() const { return head_at(heads()); }
 
-  int64_t layer_inputs(int layer) const { return layer ? hidden : inputs + reads * width; }
-  int64_t layer_width(int layer) const { return layer_inputs(layer) + hidden * recurrent; }
-  int64_t read_numbers() const { return reads * width; }
-  int64_t features() const { return (layers ? hidden : 0) + read_numbers(); }  // what the output reads
+  RNN_FN int64_t layer_inputs(int layer) const { return layer ? hidden : inputs + reads * width; }
+  RNN_FN int64_t layer_width(int layer) const { return layer_inputs(layer) + hidden * recurrent; }
+  RNN_FN int64_t read_numbers() const { return reads * width; }
+  RNN_FN int64_t features() const { return (layers ? hidden : 0) + read_numbers(); }  // what the output reads
 
-  int phases() const { return order == kReadFirst ? 1 : order == kWriteFirst ? 2 : reads > writes ? reads : writes; }
-  Phase phase(int i) const {
+  RNN_FN int phases() const {
+    return order == kReadFirst ? 1 : order == kWriteFirst ? 2 : reads > writes ? reads : writes;
+  }
+  RNN_FN Phase phase(int i) const {
     Heads all_reads{0, reads}, all_writes{reads, heads()}, none{0, 0};
     if (order == kReadFirst) return {all_reads, all_writes};
     if (order == kWriteFirst) return i ? Phase{all_reads, none} : Phase{none, all_writes};
     return {i < reads ? Heads{i, i + 1} : none, i < writes ? Heads{reads + i, reads + i + 1} : none};
   }
-  int versions(int phases) const {  // of the memory that the first of its phases write
+  RNN_FN int versions(int phases) const {  // of the memory that the first of its phases write
     int n = 0;
     for (int i = 0; i < phases; ++i) n += phase(i).writes.size() > 0;
     return n;
   }
-  int versions() const { return versions(phases()); }
+  RNN_FN int versions() const { return versions(phases()); }
 
   // Memory and weightings are kept with the rows as the last axis, (M, N) and (N), padded with zeros.
   static constexpr int64_t kPad = 16;
-  static int64_t pad(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
-  int64_t padded_rows() const { return pad(rows); }
-  int64_t memory_numbers() const { return width * padded_rows(); }
+  RNN_FN static int64_t pad(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
+  RNN_FN int64_t padded_rows() const { return pad(rows); }
+  RNN_FN int64_t memory_numbers() const { return width * padded_rows(); }
 };
 
 // Where a frame's numbers lie in what is saved of it, and what else is saved.
@@ -87,7 +89,7 @@ struct Record {
 
   int64_t filled;  // numbers before the first padded row; from there on zeros fill up
 
-  Record(const Machine& m, const Facts& f) {
+  RNN_FN Record(const Machine& m, const Facts& f) {
     int64_t at = 0, rows = m.padded_rows();
     auto take = [&](int64_t n) { return at += n, at - n; };
     for (int l = 0; l < m.layers; ++l) layer[l] = take(m.layer_width(l) + (f.saved + f.states - 1) * m.hidden);
@@ -108,11 +110,11 @@ struct Record {
   // many rows as long as a record, behind the records of all frames, those of a batch's rows side by side.
   static constexpr int64_t kTicks = 4;
   int64_t chunks;
-  static int64_t memories(int64_t ticks) { return ticks > 0 ? (ticks - 1) / kTicks : 0; }
-  int64_t rows(int64_t ticks, int64_t batch) const { return (ticks + memories(ticks) * chunks) * batch; }
+  RNN_FN static int64_t memories(int64_t ticks) { return ticks > 0 ? (ticks - 1) / kTicks : 0; }
+  RNN_FN int64_t rows(int64_t ticks, int64_t batch) const { return (ticks + memories(ticks) * chunks) * batch; }
   // Calls f(from number, numbers, row) for the parts of the k-th memory of row b.
-  template <class F> void over_chunks(const Machine& m, int64_t ticks, int64_t batch, int64_t k, int64_t b,
-                                      F&& f) const {
+  template <class F> RNN_FN void over_chunks(const Machine& m, int64_t ticks, int64_t batch, int64_t k, int64_t b,
+                                             F&& f) const {
     for (int64_t r = 0, left = m.memory_numbers(); r < chunks; ++r, left -= numbers)
       f(r * numbers, left < numbers ? left : numbers, (ticks + k * chunks + r) * batch + b);
   }
@@ -142,7 +144,7 @@ template <class Real> struct NtmCall {
   Real* grad_gates[kMaxControllerLayers];  // (frames, gates H)
   Real* grad_parameters;                   // (frames, P)
 
-  const Real* x_at(int64_t t, int64_t b) const { return x + time.tick_at(t) * x_tick + time.row_at(b) * x_row; }
+  RNN_FN const Real* x_at(int64_t t, int64_t b) const { return x + time.tick_at(t) * x_tick + time.row_at(b) * x_row; }
 };
 
 struct NtmPlan {
