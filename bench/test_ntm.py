@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rnnkernels import _C
-
 from .check import errors
 from .memory import MIB, in_a_process
 from .ntm import NAMES, ROWS, contestants, exact
 from .test_memory import LINUX
-from .timing import BUSY_CORES, Others, interleave, summary
+from .timing import in_words, measured
 
 
 def row_of(row, mode):
@@ -30,22 +28,10 @@ def test_ntm(results, say, quick, row, mode):
     backward = mode == "training"
     torch.set_num_threads(2)
     entrants = contestants(row, backward, not quick)
-    error = errors(entrants, exact(row, backward), backward, NAMES, plain=None)
-    with Others() as rest:
-        times = interleave(entrants, 0.3 if quick else 2.0, backward)
-    with torch.inference_mode(not backward):
-        entrants[-1].call()
-    found = {
-        **row_of(row, mode),
-        "kernel": _C.last_kernel(),
-        "other_cores": rest.cores,
-        "times": {e.name: {**summary(times[e.name]), "prepare": e.prepare_s, "error": error[e.name]} for e in entrants},
-    }
+    error = errors(entrants, exact(row, backward), backward, NAMES)
+    found = {**row_of(row, mode), **measured(entrants, error, 0.3 if quick else 2.0, backward)}
     results.add(f"ntm {row} {mode}", found)
-    ours = found["times"]["rnnkernels"]["median"]
-    peers = "  ".join(f"{who} {t['median'] / ours:.1f}x" for who, t in found["times"].items() if who != "rnnkernels")
-    noisy = f"   others used {rest.cores:.1f} cores" if rest.cores > BUSY_CORES else ""
-    say(f"ntm {row} {mode}: {ours * 1e3:.3f} ms | {peers}{noisy}")
+    say(f"ntm {row} {mode}: {in_words(found)}")
 
 
 @LINUX

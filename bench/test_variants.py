@@ -6,12 +6,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rnnkernels import _C
-
 from .cases import VARIANTS as GRID
 from .cases import row_of
 from .check import errors
-from .timing import BUSY_CORES, Others, interleave, summary
+from .timing import in_words, measured
 from .variants import VARIANTS, exact
 
 QUICK = GRID[1]
@@ -36,18 +34,6 @@ def test_variant(results, say, quick, name, case, mode):
     skip = ["compiled loop"] if quick or name not in COMPILED.get(case, ()) else []
     entrants = trial.contestants(backward, 2, skip)
     error = errors(entrants, reference, backward, trial.names)
-    with Others() as rest:
-        times = interleave(entrants, 0.3 if quick else SECONDS, backward)
-    with torch.inference_mode(not backward):
-        entrants[-1].call()
-    row = {
-        **row_of(name, case, mode, 2),
-        "kernel": _C.last_kernel(),
-        "other_cores": rest.cores,
-        "times": {e.name: {**summary(times[e.name]), "prepare": e.prepare_s, "error": error[e.name]} for e in entrants},
-    }
+    row = {**row_of(name, case, mode, 2), **measured(entrants, error, 0.3 if quick else SECONDS, backward)}
     results.add(f"variant {name} {case} {mode}", row)
-    ours = row["times"]["rnnkernels"]["median"]
-    peers = "  ".join(f"{who} {t['median'] / ours:.2f}x" for who, t in row["times"].items() if who != "rnnkernels")
-    noisy = f"   others used {rest.cores:.1f} cores" if rest.cores > BUSY_CORES else ""
-    say(f"{name} {case} {mode}: {ours * 1e3:.3f} ms | {peers}{noisy}")
+    say(f"{name} {case} {mode}: {in_words(row)}")

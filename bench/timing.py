@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from rnnkernels import _C
+
 from .contestants import Contestant
 
 TURN_S = 0.01  # a turn repeats a short call to last about this long
@@ -92,6 +94,27 @@ def interleave(contestants: list[Contestant], seconds: float, backward: bool) ->
             for turn in turns:
                 turn.take()
     return {t.contestant.name: t.seconds for t in turns}
+
+
+def measured(entrants: list[Contestant], error: dict[str, float], seconds: float, backward: bool) -> dict:
+    """What a row says of its contestants, rnnkernels the last: times, errors, kernel, and how busy the machine was."""
+    with Others() as rest:
+        times = interleave(entrants, seconds, backward)
+    with torch.inference_mode(not backward):
+        entrants[-1].call()
+    return {
+        "kernel": _C.last_kernel(),
+        "other_cores": rest.cores,
+        "times": {e.name: {**summary(times[e.name]), "prepare": e.prepare_s, "error": error[e.name]} for e in entrants},
+    }
+
+
+def in_words(row: dict) -> str:
+    """Ours in ms, the peers' times over it, and whether others used the machine."""
+    ours = row["times"]["rnnkernels"]["median"]
+    peers = "  ".join(f"{who} {t['median'] / ours:.2f}x" for who, t in row["times"].items() if who != "rnnkernels")
+    noisy = f"   others used {row['other_cores']:.1f} cores" if row["other_cores"] > BUSY_CORES else ""
+    return f"{ours * 1e3:.3f} ms | {peers}{noisy}"
 
 
 class Others:

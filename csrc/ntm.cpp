@@ -95,7 +95,6 @@ struct Walk {
   }
   const char* x_name() const { return m.layers ? "x" : "parameters"; }
 
-  // Takes x, of which the last axis must be contiguous, and its dtype.
   void take_x(const Tensor& t) {
     x = t;
     dtype = t.scalar_type();
@@ -129,18 +128,19 @@ struct Walk {
   }
 
   Record record() const { return Record(m, f); }
-  int64_t saved_numbers() const { return record().numbers; }
-  int64_t state_numbers() const {
-    return m.layers * m.hidden * ((f.states - 1) + m.recurrent) + m.rows * (m.width + m.heads()) + m.read_numbers();
+  int64_t state_numbers() const {  // of all rows
+    int64_t n = 0;
+    over_states([&](int s) { n += c10::multiply_integers(state_sizes(s)); });
+    return n;
   }
   int64_t piece() const {
     if (!recompute) return std::max<int64_t>(T, 1);
-    return recompute > 1 ? recompute : recompute_piece(T, B, saved_numbers());
+    return recompute > 1 ? recompute : recompute_piece(T, B, record().numbers);
   }
   int64_t pieces() const { return (T + piece() - 1) / piece(); }
   std::vector<int64_t> saved_sizes() const {
-    return recompute ? std::vector<int64_t>{pieces(), B * state_numbers()}
-                     : std::vector<int64_t>{record().rows(T, B), saved_numbers()};
+    return recompute ? std::vector<int64_t>{pieces(), state_numbers()}
+                     : std::vector<int64_t>{record().rows(T, B), record().numbers};
   }
 
   bool has_state(int s) const {
@@ -229,7 +229,7 @@ template <class Real, class Pointers> void point(const Walk& w, Pointers& to, Re
   "Tensor memory0, Tensor reads0, Tensor weightings0"
 
 struct Sequence : Walk {
-  Tensor w_out, b_out, controller, h0, c0;
+  Tensor w_out, b_out;
   int64_t outputs;
   double output_clip;
   Tensor places;  // of frames among (T, B), where rows have lengths
@@ -259,11 +259,11 @@ struct Sequence : Walk {
     int64_t all = 0;
     for (int l = 0; l < m.layers; ++l) all += f.gates * m.hidden * (m.layer_width(l) + 1);
     expect("controller", controller_, {all});
-    controller = controller_.contiguous();
+    Tensor flat = controller_.contiguous();
     for (int64_t l = 0, at = 0; l < m.layers; ++l) {
       int64_t gates = f.gates * m.hidden, width = m.layer_width(static_cast<int>(l));
-      weight.push_back(controller.narrow(0, at, gates * width).view({gates, width}));
-      bias.push_back(controller.narrow(0, at + gates * width, gates));
+      weight.push_back(flat.narrow(0, at, gates * width).view({gates, width}));
+      bias.push_back(flat.narrow(0, at + gates * width, gates));
       at += gates * (width + 1);
     }
     TORCH_CHECK(w_out_.dim() == 2, op, ": w_out: expected 2 dimensions (O, H + R M), got shape ",
@@ -279,16 +279,17 @@ struct Sequence : Walk {
     expect("h0", h0_, none(0));
     expect("c0", c0_, none(1));
     expect("reads", reads, state_sizes(kReads));
-    first[0] = h0 = h0_.contiguous();
-    first[1] = c0 = c0_.contiguous();
+    first[0] = h0_.contiguous();
+    first[1] = c0_.contiguous();
     first[kReads] = reads.contiguous();
     output_clip = numbers[kOutputClip];
     if (!lengths) return;
     sort_by_length(checked_lengths(op, *lengths, B, T), T, order, rows_at, frame_at);
     places = at::empty({frames()}, at::kLong);
     int64_t* place = places.mutable_data_ptr<int64_t>();
-    for (int64_t t = 0; t < T; ++t)
-      for (int64_t b = 0; b < rows_at[t]; ++b) *place++ = t * B + order[b];
+    Timeline time = timeline();
+    for (int64_t t = 0; t < T && B; ++t)
+      for (int64_t b = 0; b < time.rows(t); ++b) *place++ = time.place(t, b);
   }
 
   // Frames of the ticks [begin, end).
@@ -380,8 +381,8 @@ void run_backward(const Sequence& d, const Tensor& y, const Tensor& saved, bool 
   Tensor grad_parameters = fresh({most, m.parameters()}, d.options());
   Tensor ends, carry[2];  // states and their gradients between pieces
   if (d.recompute) {
-    ends = at::empty({d.B * d.state_numbers()}, d.options());
-    for (auto& c : carry) c = at::empty({d.B * d.state_numbers()}, d.options());
+    ends = at::empty({d.state_numbers()}, d.options());
+    for (auto& c : carry) c = at::empty_like(ends);
   }
   for (int64_t piece = d.pieces() - 1, turn = 0; piece >= 0; --piece) {
     const int64_t begin = piece * step, end = std::min(d.T, begin + step), n = d.span(begin, end).second;
@@ -499,8 +500,7 @@ SequenceGradients backward(const Maybe& grad_y, const Maybe& grad_h, const Maybe
           g.first[0], g.first[1],        g.first[kMemory], g.first[kReads], g.first[kWeightings]};
 }
 
-// ------------------------------------------------------------------------------------------------ one tick of all
-// heads
+// ---------------------------------------------------------------------------------------- one tick of all heads
 
 struct Step : Walk {
   Step(std::string name, const Tensor& parameters, const Tensor& memory, const Tensor& weightings,
@@ -543,7 +543,7 @@ std::tuple<Tensor, Tensor, Tensor> step_backward(const Maybe& grad_reads, const 
                                                  const Maybe& grad_weightings, const Tensor& parameters,
                                                  const Tensor& memory, const Tensor& weightings, const Tensor& reads,
                                                  const Tensor& saved, at::ArrayRef<double> numbers,
-                                                 at::IntArrayRef choices, bool, bool) {
+                                                 at::IntArrayRef choices, bool needs_x, bool) {
   Step d("rnnkernels::ntm_step_backward", parameters, memory, weightings, numbers, choices);
   d.expect("reads", reads, d.state_sizes(kReads));
   d.expect("saved", saved, {d.B, d.record().numbers});
@@ -569,7 +569,7 @@ std::tuple<Tensor, Tensor, Tensor> step_backward(const Maybe& grad_reads, const 
     launch(d, false, c);
   };
   if (d.B) d.dtype == at::kDouble ? run(double()) : run(float());
-  return {g[0], g[1], g[2]};
+  return {needs_x ? g[0] : at::empty({0}, d.options()), g[1], g[2]};
 }
 
 }  // namespace

@@ -54,6 +54,8 @@ class Fused:
 
     def register(self) -> None:
         """Tells torch all this."""
+        self.settings = self.config.count(",") + 1  # arguments of the configuration
+        self.required = self.settings - len(self.defaults)  # those that have no default
         self.op = getattr(torch.ops.rnnkernels, self.name).default
         self.op_backward = getattr(torch.ops.rnnkernels, f"{self.name}_backward").default
         self.run, self.run_backward = _below_autograd(self.op), _below_autograd(self.op_backward)
@@ -153,27 +155,17 @@ class Fused:
         return [need and t is not None for need, t in zip(needs, tensors, strict=True)]
 
     def _backward_fake(self, *args: Any) -> tuple[Tensor, ...]:
-        args = self._whole(args, self.grads + self.tensors + 2 + self._required, (True, True))
+        args = self._whole(args, self.grads + self.tensors + 2 + self.required, (True, True))
         tensors, needs_x, needs_w = args[self.grads :][: self.tensors], *args[-2:]
         return tuple(
             tensors[0].new_empty(t.shape if given else (0,))
             for t, given in zip(tensors, self._given(tensors, needs_x, needs_w), strict=True)
         )
 
-    @property
-    def _settings(self) -> int:
-        """Arguments of the configuration."""
-        return self.config.count(",") + 1
-
-    @property
-    def _required(self) -> int:
-        """Those that have no default."""
-        return self._settings - len(self.defaults)
-
     # The first derivative is the backward op
 
     def _setup(self, ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        inputs, ctx.flags = _split(inputs, self.tensors + self._settings)
+        inputs, ctx.flags = _split(inputs, self.tensors + self.settings)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[self._results(ctx.flags) :])
         tensors, ctx.config = _split(inputs, self.tensors)

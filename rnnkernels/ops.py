@@ -215,7 +215,7 @@ class Machine(Fused):
         return Conventions.of_flat(*config[-2:])
 
     def _fake(self, *args: Any) -> tuple[Tensor, ...]:
-        *args, save = self._whole(args, self.tensors + self._required, (False,))
+        *args, save = self._whole(args, self.tensors + self.required, (False,))
         tensors, config = args[: self.tensors], args[self.tensors :]
         c, (memory, weightings) = self._conventions(config), (tensors[-3], tensors[-1])
         if not self.has_lengths:
@@ -255,7 +255,7 @@ class Machine(Fused):
         return alike and not self._conventions(config).recompute and (not self.has_lengths or config[0] is None)
 
     def _vmap(self, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        args, in_dims = self._whole(args, self.tensors + self._required, (False,)), (*in_dims, None)
+        args, in_dims = self._whole(args, self.tensors + self.required, (False,)), (*in_dims, None)
         tensors, rest = args[: self.tensors], args[self.tensors :]
         if not self._batches_rows(in_dims, rest[:-1], False):
             return one_by_one(call, info.batch_size, in_dims, args)
@@ -264,12 +264,12 @@ class Machine(Fused):
 
     def _backward_vmap(self, call: Callable, info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
         n = self.grads + self.tensors + 2
-        args, in_dims = self._whole(args, n + self._required, (True, True)), (*in_dims, None, None)
+        args, in_dims = self._whole(args, n + self.required, (True, True)), (*in_dims, None, None)
         tensors, rest, (needs_x, needs_w) = args[:n], args[n:], args[-2:]
-        if not self._batches_rows(in_dims[self.grads :], rest[:-2], needs_w and len(self.weights) > 0):
+        if not self._batches_rows(in_dims[self.grads :], rest[:-2], needs_w and bool(self.weights)):
             return one_by_one(call, info.batch_size, in_dims, args)
         inputs = (*self.outputs, *self.inputs, self.outputs[0], 0)
-        outputs = (self.inputs[0] if needs_x or not self.weights else None, *self.inputs[1:])
+        outputs = (self.inputs[0] if needs_x else None, *self.inputs[1:])
         return folded(call, info.batch_size, in_dims, inputs, outputs, tensors, rest)
 
 

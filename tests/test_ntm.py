@@ -325,7 +325,9 @@ def test_opcheck(case, requires_grad):
     name = "ntm_step" if problem.step else "ntm"
     if not (case.ragged and requires_grad):  # what is saved past the last frame is nobody's, and opcheck compares it
         torch.library.opcheck(getattr(torch.ops.rnnkernels, name).default, forward)
-    torch.library.opcheck(getattr(torch.ops.rnnkernels, f"{name}_backward").default, backward)
+    op = getattr(torch.ops.rnnkernels, f"{name}_backward").default
+    torch.library.opcheck(op, backward)
+    torch.library.opcheck(op, (*backward[:-2], False, False))
     if requires_grad:
         n = len(problem.weights) + len(problem.tensors)
         where, arrived = list(range(n)), [0, len(problem.tensors) - 1]

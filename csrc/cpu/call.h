@@ -175,6 +175,8 @@ struct TileShape {
   int cols() const { return lanes * vectors; }
 };
 
+template <class Real> struct NtmKernels;  // ntm.h
+
 // One instruction set's kernels for one precision.
 template <class Real> struct Kernels {
   TileShape tile;
@@ -187,6 +189,7 @@ template <class Real> struct Kernels {
                int64_t n, Real* to);
   bool (*map)(const char* word, int64_t n, const Real* x, Real* y);
   double (*fma_chain)(int64_t iterations);  // runs that many rounds of independent FMAs, returns the operations done
+  const NtmKernels<Real>& (*ntm)();
 };
 
 }  // namespace rnn

@@ -92,8 +92,8 @@ template <class Real> class HeadRow {
   }
 
   // The gradients of one tick. `dweighting` (K, padded rows) and `dmemory` are of what the tick left, then of what it
-  // found; `dreads` of what was read; `dparameters` is written. `memory` is what the tick found, and what each of its
-  // writes but the last left.
+  // found; `dreads` of what was read; `dparameters` is written. `memory` is what the tick found, and what each write
+  // left that a later phase sees.
   void backward(const Real* record, const Real* before, const Real* memory, const Real* dreads, Real* dweighting,
                 Real* dmemory, Real* dparameters) {
     value_ = record + at_.values;
@@ -255,7 +255,7 @@ template <class Real> class HeadRow {
     }
   }
 
-  // to = softmax(strength x) over n entries, and zero in the rest of the last vector, if `to` is padded.
+  // to = softmax(strength x) over n entries; in place, if that is where x lies.
   void softmax(const Real* x, V strength, int64_t n, Real* to) const {
     V most(largest(x, n));
     Real sum = sum_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA {

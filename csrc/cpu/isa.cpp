@@ -9,14 +9,11 @@
 
 namespace rnn {
 
-#define RNN_DECLARE(isa)                                     \
-  namespace isa {                                            \
-  template <class Real> const Kernels<Real>& table();        \
-  extern template const Kernels<float>& table();             \
-  extern template const Kernels<double>& table();            \
-  template <class Real> const NtmKernels<Real>& ntm_table(); \
-  extern template const NtmKernels<float>& ntm_table();      \
-  extern template const NtmKernels<double>& ntm_table();     \
+#define RNN_DECLARE(isa)                              \
+  namespace isa {                                     \
+  template <class Real> const Kernels<Real>& table(); \
+  extern template const Kernels<float>& table();      \
+  extern template const Kernels<double>& table();     \
   }
 RNN_DECLARE(scalar)
 #ifdef RNN_HAVE_AVX2
@@ -148,32 +145,22 @@ int cell_count() { return static_cast<int>(std::size(kFacts)); }
 const Facts& controller_facts(int controller) { return kControllerFacts[controller]; }
 int controller_count() { return static_cast<int>(std::size(kControllerFacts)); }
 
+template <class Real> const Kernels<Real>& kernels(Isa isa) {
+  switch (isa) {
 #ifdef RNN_HAVE_AVX512
-#define RNN_CASE_AVX512(get) \
-  case Isa::kAvx512:         \
-    return avx512::get<Real>();
-#else
-#define RNN_CASE_AVX512(get)
+    case Isa::kAvx512:
+      return avx512::table<Real>();
 #endif
 #ifdef RNN_HAVE_AVX2
-#define RNN_CASE_AVX2(get) \
-  case Isa::kAvx2:         \
-    return avx2::get<Real>();
-#else
-#define RNN_CASE_AVX2(get)
+    case Isa::kAvx2:
+      return avx2::table<Real>();
 #endif
-#define RNN_TABLE(Table, name, get)                        \
-  template <class Real> const Table<Real>& name(Isa isa) { \
-    switch (isa) {                                         \
-      RNN_CASE_AVX512(get)                                 \
-      RNN_CASE_AVX2(get)                                   \
-      default:                                             \
-        return scalar::get<Real>();                        \
-    }                                                      \
-  }                                                        \
-  template const Table<float>& name(Isa);                  \
-  template const Table<double>& name(Isa);
-RNN_TABLE(Kernels, kernels, table)
-RNN_TABLE(NtmKernels, ntm_kernels, ntm_table)
+    default:
+      return scalar::table<Real>();
+  }
+}
+
+template const Kernels<float>& kernels(Isa);
+template const Kernels<double>& kernels(Isa);
 
 }  // namespace rnn

@@ -24,6 +24,6 @@ const Facts& controller_facts(int controller);
 int controller_count();
 
 template <class Real> const Kernels<Real>& kernels(Isa);
-template <class Real> const NtmKernels<Real>& ntm_kernels(Isa);
+template <class Real> const NtmKernels<Real>& ntm_kernels(Isa isa) { return kernels<Real>(isa).ntm(); }
 
 }  // namespace rnn

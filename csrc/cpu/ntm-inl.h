@@ -48,19 +48,15 @@ template <class Real> struct NtmRows {
   const NtmCall<Real>& c;
   const Machine& m;
   const Record record;
-  int64_t ld_unit, ld_wide;
-  Real *state, *memory, *weighting, *tile, *wide;
+  int64_t ld_unit;
+  Real *state, *memory, *weighting, *tile;
 
   NtmRows(Arena& arena, const Facts& facts, const NtmCall<Real>& call)
       : f(facts), c(call), m(call.machine), record(call.machine, facts), ld_unit(padded_row<Real>(m.hidden)) {
-    int64_t widest = max_of(m.parameters(), m.layers ? m.hidden : 0);
-    for (int l = 0; l < m.layers; ++l) widest = max_of(widest, m.layer_width(l));
-    ld_wide = padded_row<Real>(widest);
     state = arena.take<Real>(m.layers * f.states * kTileRows * ld_unit);
     memory = arena.take<Real>(kTileRows * m.memory_numbers());
     weighting = arena.take<Real>(kTileRows * m.heads() * m.padded_rows());
-    tile = arena.take<Real>(2 * f.gates * kTileRows * kTileCols<Real>);
-    wide = arena.take<Real>(kTileRows * ld_wide);
+    tile = arena.take<Real>(f.gates * kTileRows * kTileCols<Real>);
   }
 
   Real* state_of(int layer, int s, int row) const {
@@ -68,7 +64,6 @@ template <class Real> struct NtmRows {
   }
   Real* memory_of(int row) const { return memory + row * m.memory_numbers(); }
   Real* weighting_of(int row) const { return weighting + row * m.heads() * m.padded_rows(); }
-  Real* wide_of(int row) const { return wide + row * ld_wide; }
 
   // The states of the rows from b on, or their gradients, before or after the call: what is absent is zero.
   template <class Pointers> void load(const Pointers& from, int64_t b, int rows) const {
@@ -77,20 +72,16 @@ template <class Real> struct NtmRows {
       for (int l = 0; l < m.layers; ++l)
         for (int s = 0; s < f.states; ++s)
           copy_or_zero(state_of(l, s, i), from[s] ? from[s] + (l * c.time.batch + row) * m.hidden : nullptr, m.hidden);
-      load_rows(from, row, memory_of(i), weighting_of(i));
+      load_memory(from[kMemory], row, memory_of(i));
+      load_weightings(from[kWeightings], row, weighting_of(i));
     }
   }
-  // Of memory and weightings alone, to places of their own.
-  template <class Pointers>
-  void load_rows(const Pointers& from, int64_t row, Real* to_memory, Real* to_weighting) const {
-    if (from[kMemory])
-      memory_from(m, from[kMemory] + row * m.rows * m.width, to_memory);
-    else
-      copy_or_zero<Real>(to_memory, nullptr, m.memory_numbers());
-    if (from[kWeightings])
-      weightings_from(m, from[kWeightings] + row * m.heads() * m.rows, to_weighting);
-    else
-      copy_or_zero<Real>(to_weighting, nullptr, m.heads() * m.padded_rows());
+  void load_memory(const Real* from, int64_t row, Real* to) const {
+    from ? memory_from(m, from + row * m.rows * m.width, to) : copy_or_zero<Real>(to, nullptr, m.memory_numbers());
+  }
+  void load_weightings(const Real* from, int64_t row, Real* to) const {
+    from ? weightings_from(m, from + row * m.heads() * m.rows, to)
+         : copy_or_zero<Real>(to, nullptr, m.heads() * m.padded_rows());
   }
   template <class Pointers> void store(const Pointers& to, int64_t b, int i, const Real* mem, const Real* w) const {
     int64_t row = c.time.caller(b + i);
@@ -133,11 +124,13 @@ template <class Real> struct NtmForward {
   NtmRows<Real> rows_;
   HeadRow<Real> heads_;
   Real* scratch_;  // records, where none are kept
+  Real* zeros_;    // a tile of them
 
   NtmForward(Arena& arena, const Facts& f, const NtmCall<Real>& c)
       : rows_(arena, f, c),
         heads_(arena, c.machine, f, false),
-        scratch_(arena.take_if<Real>(!c.saved, kTileRows * rows_.record.numbers)) {}
+        scratch_(arena.take_if<Real>(!c.saved, kTileRows * rows_.record.numbers)),
+        zeros_(arena.take<Real>(zeros())) {}
 
   // Rows [b, b + rows) from the first tick to the last.
   void group(const Products& products, int64_t b, int rows) {
@@ -145,6 +138,7 @@ template <class Real> struct NtmForward {
     const Machine& m = c.machine;
     const Record& at = rows_.record;
     rows_.load(c.first, b, rows);
+    copy_or_zero<Real>(zeros_, nullptr, zeros());
     const Real *weighting[kTileRows], *reads[kTileRows];
     for (int i = 0; i < rows; ++i) {
       weighting[i] = rows_.weighting_of(i);
@@ -175,6 +169,8 @@ template <class Real> struct NtmForward {
   }
 
  private:
+  int64_t zeros() const { return rows_.f.gates * kTileRows * kTileCols<Real>; }
+
   void keep(int64_t k, int64_t b, const Real* memory) {
     const NtmCall<Real>& c = rows_.c;
     const Record& at = rows_.record;
@@ -226,8 +222,6 @@ template <class Real> struct NtmForward {
     const Facts& f = rows_.f;
     const Machine& m = rows_.m;
     const int64_t ld_tile = f.gates * kTileCols<Real>;
-    Real* zeros = rows_.tile + kTileRows * ld_tile;
-    copy_or_zero<Real>(zeros, nullptr, kTileRows * ld_tile);
     for (int64_t block = 0; block < product.columns.blocks(); ++block) {
       for (int g = 0; g < f.gates; ++g) product(n, inputs.at, block, g, rows_.tile + g * kTileCols<Real>, ld_tile);
       const int64_t unit = product.columns.from(block);
@@ -237,7 +231,7 @@ template <class Real> struct NtmForward {
       a.units = product.columns.units(block);
       a.width = kTileCols<Real>;
       a.hidden = m.hidden;
-      a.u = zeros;
+      a.u = zeros_;
       a.x = rows_.tile;
       a.ld_x = ld_tile;
       a.reads_h = true;
@@ -279,8 +273,8 @@ template <class Real> struct NtmBackward {
 
   NtmRows<Real> rows_;  // of gradients
   HeadRow<Real> heads_;
-  Real *versions_, *first_weighting_, *dreads_;
-  int64_t ld_reads_;
+  Real *versions_, *first_weighting_, *dreads_, *wide_;
+  int64_t ld_reads_, ld_wide_ = 0;
 
   NtmBackward(Arena& arena, const Facts& f, const NtmCall<Real>& c)
       : rows_(arena, f, c),
@@ -289,6 +283,8 @@ template <class Real> struct NtmBackward {
         first_weighting_(arena.take<Real>(kTileRows * c.machine.heads() * c.machine.padded_rows())),
         ld_reads_(padded_row<Real>(c.machine.read_numbers())) {
     dreads_ = arena.take<Real>(kTileRows * ld_reads_);
+    for (int l = 0; l < c.machine.layers; ++l) ld_wide_ = max_of(ld_wide_, padded_row<Real>(c.machine.layer_width(l)));
+    wide_ = arena.take<Real>(kTileRows * ld_wide_);
   }
 
   void group(const Products& products, int64_t b, int rows) {
@@ -297,7 +293,7 @@ template <class Real> struct NtmBackward {
     rows_.load(c.grad_final, b, rows);
     for (int i = 0; i < rows; ++i) {
       int64_t row = c.time.caller(b + i);
-      rows_.load_rows(c.first, row, versions(i), first_weighting(i));
+      rows_.load_weightings(c.first[kWeightings], row, first_weighting(i));
       copy_or_zero(dreads(i), c.grad_final[kReads] ? c.grad_final[kReads] + row * m.read_numbers() : nullptr,
                    m.read_numbers());
     }
@@ -322,6 +318,7 @@ template <class Real> struct NtmBackward {
   Real* versions(int i) const { return versions_ + i * versions_size(rows_.m); }
   Real* first_weighting(int i) const { return first_weighting_ + i * rows_.m.heads() * rows_.m.padded_rows(); }
   Real* dreads(int i) const { return dreads_ + i * ld_reads_; }
+  Real* wide(int i) const { return wide_ + i * ld_wide_; }
 
   // The k-th memory of row b, kept or the first, and what writes made of it up to tick `end` or the row's own.
   void remember(int64_t k, int64_t begin, int64_t end, int64_t b, Real* to) {
@@ -331,8 +328,8 @@ template <class Real> struct NtmBackward {
     if (k > 0)
       at.over_chunks(m, c.time.steps(), c.time.batch, k - 1, b,
                      [&](int64_t from, int64_t n, int64_t row) { copy(to + from, c.saved + row * at.numbers, n); });
-    else if (c.time.steps() > Record::kTicks)  // blocks that came before have overwritten it
-      memory_from(m, c.first[kMemory] + c.time.caller(b) * m.rows * m.width, to);
+    else
+      rows_.load_memory(c.first[kMemory], c.time.caller(b), to);
     while (end > begin && c.time.rows(end - 1) <= b) --end;
     for (int64_t t = begin; t < end; ++t, to += m.versions() * m.memory_numbers())
       heads_.replay(c.saved + rows_.frame(t, b) * at.numbers, to,
@@ -386,9 +383,9 @@ template <class Real> struct NtmBackward {
     for (int l = m.layers - 1; l >= 0; --l) {
       cell(l, t, b, n);
       multiply(products.layer[l], n, rows_from<Real>(c.grad_gates[l], rows_.f.gates * m.hidden, frame).at,
-               [&](int i, int64_t from, int units, const Real* d) { copy(rows_.wide_of(i) + from, d, units); });
+               [&](int i, int64_t from, int units, const Real* d) { copy(wide(i) + from, d, units); });
       for (int i = 0; i < n; ++i) {
-        const Real* dz = rows_.wide_of(i);
+        const Real* dz = wide(i);
         if (l > 0) {
           add(rows_.state_of(l - 1, 0, i), dz, m.hidden);
         } else {

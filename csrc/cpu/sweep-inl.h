@@ -1112,6 +1112,8 @@ template <class Real> double fma_chain(int64_t iterations) {
   return 2.0 * kChains * V::kLanes * static_cast<double>(iterations);
 }
 
+template <class Real> const NtmKernels<Real>& ntm_table();  // of ntm-inl.h, compiled beside this
+
 template <class Real> const Kernels<Real>& table() {
   static constexpr Kernels<Real> kTable = {{kLanes<Real>, kTileVectors, kTileRows},
                                            &space_of<Real, ForwardSpace<Real>>,
@@ -1120,7 +1122,8 @@ template <class Real> const Kernels<Real>& table() {
                                            &sweep<Real, Backward<Real>>,
                                            &draw<Real>,
                                            &map<Real>,
-                                           &fma_chain<Real>};
+                                           &fma_chain<Real>,
+                                           &ntm_table<Real>};
   return kTable;
 }
 

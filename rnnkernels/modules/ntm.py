@@ -246,9 +246,8 @@ class NTM(nn.Module):
         if self.controller == "lstm":
             self.initial_h.zero_()
             self.initial_c.zero_()
-        if self.forget_bias is not None and self.controller == "lstm":
-            for k in range(self.controller_layers):
-                H = self.controller_size
+            H = self.controller_size
+            for k in range(self.controller_layers if self.forget_bias is not None else 0):
                 getattr(self, f"bias_ih_l{k}")[H : 2 * H] = self.forget_bias
                 getattr(self, f"bias_hh_l{k}")[H : 2 * H] = 0.0
         memory_bound = (self.memory_rows + self.memory_width) ** -0.5
