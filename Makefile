@@ -13,7 +13,7 @@ CPP  := $(shell find csrc -type f 2>/dev/null)
 CORE := $(filter csrc/cells/% csrc/memory/% csrc/simd/% csrc/cpu/%,$(CPP)) CMakeLists.txt
 EXTENSION := $(wildcard rnnkernels/_C.*.so)
 
-.PHONY: help build demo test bench style format wheel clean simde sanitize FORCE
+.PHONY: help build demo test bench style format wheel clean simde cuda-on-cpu sanitize FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -58,6 +58,17 @@ build/simde/stamp: $(CPP) CMakeLists.txt pyproject.toml $(VENV)/stamp-torch $(VE
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/simde
 	@touch $@
 
+# Test only: the package once more under build/cuda_on_cpu (PYTHONPATH=build/cuda_on_cpu), in which CPU tensors run the
+# kernels of csrc/cuda, thread by thread.
+cuda-on-cpu: build/cuda_on_cpu/stamp
+	@ln -sfn $(addprefix $(CURDIR)/,$(filter-out %/__pycache__ rnnkernels/_C.%,$(wildcard rnnkernels/*))) build/cuda_on_cpu/rnnkernels/
+
+build/cuda_on_cpu/stamp: $(CPP) $(shell find tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.py') CMakeLists.txt pyproject.toml $(VENV)/stamp-torch $(VENV)/stamp-build
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S . -B build/cuda_on_cpu -G Ninja --log-level=WARNING -DRNN_PYTHON=$(CURDIR)/$(PY) \
+	  -DRNN_CUDA_ON_CPU=ON
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/cuda_on_cpu
+	@touch $@
+
 # Test only: the core and tests/core_driver*.cpp under AddressSanitizer and UBSan.
 sanitize: build/sanitize/stamp
 
@@ -70,7 +81,7 @@ build/sanitize/stamp: $(CORE) $(wildcard tests/core_driver*) $(VENV)/stamp-build
 demo: build $(VENV)/stamp-demo
 	$(PY) -m rnnkernels demo
 
-test: build simde sanitize $(VENV)/stamp-test
+test: build simde sanitize cuda-on-cpu $(VENV)/stamp-test
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 bench: build $(VENV)/stamp-bench

@@ -58,7 +58,13 @@ py::dict build_info() {
   d["compiler"] = RNN_COMPILER;
   d["flags"] = RNN_FLAGS;
   d["torch"] = RNN_TORCH_VERSION;
+#if defined(RNN_CUDA_ON_CPU)
+  d["cuda"] = "executed on the CPU";
+#elif defined(RNN_CUDA)
+  d["cuda"] = RNN_CUDA;
+#else
   d["cuda"] = false;
+#endif
   return d;
 }
 

@@ -13,6 +13,9 @@
 
 #include "cpu/isa.h"
 #include "cpu/plan.h"
+#ifdef RNN_CUDA
+#include "cuda/layer.h"
+#endif
 #include "tensors.h"
 
 namespace rnn {
@@ -197,6 +200,8 @@ struct Data {
       TORCH_CHECK(resets.scalar_type() == at::kBool && resets.sizes() == x.sizes().slice(0, x.dim() - 1), op,
                   ": resets: expected bool of shape ", shape_text(x.sizes().slice(0, x.dim() - 1)), ", got ",
                   resets.scalar_type(), " of shape ", shape_text(resets.sizes()));
+      TORCH_CHECK(resets.device() == x.device(), op, ": resets: expected device ", x.device(), " as x has, got ",
+                  resets.device());
       resets = resets.contiguous();
     }
 
@@ -251,7 +256,7 @@ struct Data {
     return recomputes() ? std::vector<int64_t>{pieces(), B * (P + (f.states - 1) * H)}
                         : std::vector<int64_t>{frames, saved_numbers()};
   }
-  at::TensorOptions options() const { return at::TensorOptions().dtype(compute).device(at::kCPU); }
+  at::TensorOptions options() const { return at::TensorOptions().dtype(compute).device(x.device()); }
   // Past the end of a row nothing is computed, and zero is what the caller sees there.
   Tensor fresh_frames(at::IntArrayRef sizes) const {
     Tensor t = fresh(sizes, options());
@@ -277,8 +282,30 @@ struct Data {
             .tick_stride = is_flat() ? 1 : B,
             .order = lengths.defined() ? order.data() : nullptr};
   }
+  // The same with its lists on the card, which they are brought to without waiting.
+  Timeline card_timeline() const {
+    Timeline time = timeline();
+    if (!time.rows_at) return time;
+    if (!card_lists.defined()) {
+      std::vector<int64_t> all = rows_at;
+      for (auto* list : {&frame_at, &row_place, &order}) all.insert(all.end(), list->begin(), list->end());
+      Tensor host = at::empty({static_cast<int64_t>(all.size())},
+                              at::TensorOptions().dtype(at::kLong).pinned_memory(x.is_cuda()));
+      std::copy(all.begin(), all.end(), host.mutable_data_ptr<int64_t>());
+      card_lists = host.to(x.device(), /*non_blocking=*/true);
+    }
+    const int64_t* lists = card_lists.const_data_ptr<int64_t>();
+    time.rows_at = lists;
+    time.frame_at = lists + T;
+    if (time.tick_place) time.tick_place = time.frame_at;
+    if (time.row_place) time.row_place = lists + 2 * T + 1;
+    if (time.order) time.order = lists + 2 * T + 1 + B;
+    return time;
+  }
 
  private:
+  mutable Tensor card_lists;
+
   void check_options() {
     for (int k = 0; k < kMasks; ++k)
       TORCH_CHECK(number[k] >= 0 && number[k] <= 1, op, ": numbers: expected a probability in [0, 1], got ", number[k]);
@@ -357,6 +384,7 @@ template <class Real> class Expansion {
   // (rows of the gates from `gate` on, n) to (gates * H, n)
   Tensor rows(const Tensor& t, int gate, int64_t n) const {
     if (size == 1) return t;
+    if (on_card(d.x)) return by_gates(t, gate, [&](const Tensor& of) { return of.repeat_interleave(size, 0); });
     Tensor to = at::empty(t.dim() == 2 ? std::vector<int64_t>{(d.f.gates - gate) * d.H, n}
                                        : std::vector<int64_t>{(d.f.gates - gate) * d.H},
                           d.options());
@@ -367,6 +395,8 @@ template <class Real> class Expansion {
   }
   Tensor fold_rows(const Tensor& g, int gate, int64_t n) const {
     if (size == 1) return g;
+    if (on_card(d.x))
+      return by_gates(g, gate, [&](const Tensor& of) { return of.unflatten(0, {-1, size}).sum(1); }, d.H);
     Tensor to =
         at::zeros(g.dim() == 2 ? std::vector<int64_t>{d.rows_from(gate), n} : std::vector<int64_t>{d.rows_from(gate)},
                   d.options());
@@ -381,6 +411,10 @@ template <class Real> class Expansion {
   // (rows, H and the blocks of each gate that feeds back) to (gates * H, F)
   Tensor weights(const Tensor& t) const {
     if (size == 1) return t;
+    if (on_card(d.x)) {
+      Tensor own = t.narrow(1, 0, d.H), of_gates = t.narrow(1, d.H, t.size(1) - d.H);
+      return rows(at::cat({own, first_of_each(of_gates)}, 1), 0, d.fed);
+    }
     Tensor to = at::zeros({d.f.gates * d.H, d.fed}, d.options());
     Real* out = to.template mutable_data_ptr<Real>();
     const Real* in = t.const_data_ptr<Real>();
@@ -393,6 +427,10 @@ template <class Real> class Expansion {
   }
   Tensor fold_weights(const Tensor& g) const {
     if (size == 1) return g;
+    if (on_card(d.x)) {
+      Tensor folded = fold_rows(g, 0, d.fed), of_gates = folded.narrow(1, d.H, d.fed - d.H);
+      return at::cat({folded.narrow(1, 0, d.H), of_gates.unflatten(1, {-1, size}).select(2, 0)}, 1);
+    }
     Tensor to = at::zeros(d.w_hh->sizes(), d.options());
     Real* out = to.template mutable_data_ptr<Real>();
     const Real* in = g.const_data_ptr<Real>();
@@ -435,6 +473,21 @@ template <class Real> class Expansion {
     for (int64_t s = 1; s * d.H < d.fed; ++s)
       for (int64_t j = 0; j < d.blocks(); ++j) f(s * d.H + j * size, d.H + (s - 1) * d.blocks() + j);
   }
+  // The same on a card, in torch's words. `of_shared` is applied to the rows of each gate that is shared, and the
+  // others stay as they are; `units`: how many rows a gate has in t, where that is the same for all.
+  template <class F> Tensor by_gates(const Tensor& t, int gate, F&& of_shared, int64_t units = 0) const {
+    std::vector<Tensor> parts;
+    for (int64_t g = gate, at = 0; g < d.f.gates; ++g) {
+      int64_t n = units ? units : d.gate_rows(static_cast<int>(g));
+      Tensor of_gate = t.narrow(0, at, n);
+      parts.push_back(d.is_shared(static_cast<int>(g)) ? of_shared(of_gate) : of_gate);
+      at += n;
+    }
+    return at::cat(parts);
+  }
+  Tensor first_of_each(const Tensor& t) const {  // (..., n) to (..., n * size), zeros in between
+    return at::constant_pad_nd(t.unsqueeze(-1), {0, size - 1}).flatten(-2);
+  }
   Tensor resized(const Tensor& t, int64_t n) const {
     std::vector<int64_t> sizes = t.sizes().vec();
     sizes.back() = n;
@@ -442,6 +495,7 @@ template <class Real> class Expansion {
   }
   Tensor spread(const Tensor& t, int s, bool to_all) const {
     if (size == 1 || !d.is_gate_state(s)) return t;
+    if (on_card(d.x)) return to_all ? t.repeat_interleave(size, -1) : first_of_each(t);
     Tensor to = resized(t, d.H);
     Real* out = to.template mutable_data_ptr<Real>();
     const Real* in = t.const_data_ptr<Real>();
@@ -451,6 +505,10 @@ template <class Real> class Expansion {
   }
   Tensor gather(const Tensor& t, int s, bool from_all) const {
     if (size == 1 || !d.is_gate_state(s)) return t;
+    if (on_card(d.x)) {
+      Tensor blocks = t.unflatten(-1, {-1, size});
+      return from_all ? blocks.sum(-1) : blocks.select(-1, 0).contiguous();
+    }
     Tensor to = resized(t, d.blocks());
     Real* out = to.template mutable_data_ptr<Real>();
     const Real* in = t.const_data_ptr<Real>();
@@ -472,6 +530,14 @@ template <class Real> class Expansion {
 // ------------------------------------------------------------------------------------------------------------- running
 
 template <class Real> void launch(Pass pass, int cell, const Data& d, const Call<Real>& call) {
+  const char* precision = sizeof(Real) == 8 ? "float64" : "float32";
+#ifdef RNN_CUDA
+  if (on_card(d.x)) {
+    auto run = pass == Pass::kForward ? &cuda::forward<Real> : &cuda::backward<Real>;
+    run(cell, d.f, call, d.card_timeline(), d.x.device());
+    return remember({d.op, "cuda", precision, "tick by tick", 1});
+  }
+#endif
   const Isa isa = current_isa();
   const Kernels<Real>& k = kernels<Real>(isa);
   int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
@@ -484,8 +550,7 @@ template <class Real> void launch(Pass pass, int cell, const Data& d, const Call
     Meeting meeting(plan.grid_rows, plan.grid_cols);
     auto body = [&](int thread) { (forward ? k.forward : k.backward)(cell, d.f, call, plan, base, meeting, thread); };
     if (run_team(plan.threads(), body))
-      return remember(
-          {d.op, isa_name(isa), sizeof(Real) == 8 ? "float64" : "float32", describe(plan).text, plan.threads()});
+      return remember({d.op, isa_name(isa), precision, describe(plan).text, plan.threads()});
     threads = 1;
   }
 }
@@ -499,6 +564,7 @@ template <class Real> struct Prepared {
   Call<Real> call{};
 
   explicit Prepared(const Data& data) : d(data), expand(data) {
+    set_seed();
     w_ih = expand.rows(d.w_ih, d.f.first_input, d.I);
     if (d.w_hh) w_hh = expand.weights(masked_weights());
     if (d.b_ih) b_ih = expand.bias(*d.b_ih);
@@ -529,8 +595,6 @@ template <class Real> struct Prepared {
       c.reset[s] = read<Real>(reset[s]);
     }
     for (int kind : {kZoneH, kZoneCell, kDropFed, kDropInput}) c.masks[kind] = mask(kind);
-    c.seed = seed();
-    c.stream = static_cast<uint32_t>(d.choice[kStream]);
     auto bound = [&](int n) { return d.number[n] > 0 ? Real(d.number[n]) : std::numeric_limits<Real>::infinity(); };
     c.cell_clip = bound(kCellClip);
     c.gradient_clip = bound(kGradientClip);
@@ -551,7 +615,15 @@ template <class Real> struct Prepared {
   }
 
  private:
-  uint64_t seed() const { return d.seed ? static_cast<uint64_t>(d.seed->template item<int64_t>()) : 0; }
+  // A seed on the card is read there: nobody waits for it here.
+  void set_seed() {
+    call.stream = static_cast<uint32_t>(d.choice[kStream]);
+    if (!d.seed) return;
+    if (on_card(d.x) && d.seed->device() == d.x.device())
+      call.seed_at = d.seed->template const_data_ptr<int64_t>();
+    else
+      call.seed = static_cast<uint64_t>(d.seed->template item<int64_t>());
+  }
 
   Mask<Real> mask(int kind) const {
     Mask<Real> m{};
@@ -576,11 +648,19 @@ template <class Real> struct Prepared {
       int64_t n = weight_mask.size(1);
       Mask<Real> m = mask(kDropWeight);
       m.each_tick = false;
+#ifdef RNN_CUDA
+      if (on_card(d.x)) {
+        Call<Real> of_mask = call;
+        of_mask.masks[kDropWeight] = m;
+        cuda::draw(of_mask, kDropWeight, weight_mask.size(0), n, data<Real>(weight_mask));
+        return d.w_hh->mul(weight_mask);
+      }
+#endif
       auto draw = kernels<Real>(current_isa()).draw;
       Real* to = data<Real>(weight_mask);
       at::parallel_for(0, weight_mask.size(0), 1 + 16384 / std::max<int64_t>(n, 1), [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row)
-          draw(kDropWeight, m, seed(), static_cast<uint32_t>(d.choice[kStream]), 0, row, 0, n, to + row * n);
+          draw(kDropWeight, m, call.seed, call.stream, 0, row, 0, n, to + row * n);
       });
     }
     return d.w_hh->mul(weight_mask);
@@ -628,8 +708,12 @@ template <class Real> void run_forward(int cell, const Data& d, bool save, Resul
         for (int s = 0; s < d.f.states; ++s) part.first[s] = before.final[s];
       }
       launch(Pass::kForward, cell, d, part);
-      if (at + d.piece() >= d.T)
-        for (int s = 0; s < d.f.states; ++s) std::copy_n(part.final[s], r.final[s].numel(), data<Real>(r.final[s]));
+    }
+    int64_t from = 0;  // the last piece's end is the sequence's
+    for (int s = 0; s < d.f.states; ++s) {
+      Tensor end = r.saved.select(0, (d.T - 1) / d.piece()).narrow(0, from, r.final[s].numel());
+      r.final[s].copy_(end.view(r.final[s].sizes()));
+      from += r.final[s].numel();
     }
   }
   for (int s = 0; s < d.f.states; ++s) r.final[s] = p.expand.pick_state(r.final[s], s);
@@ -643,6 +727,7 @@ void forward(int cell, Stack& stack) {
   d.read_data(a);
   d.read_config(a);
   bool save = a.flag(), all = a.flag();
+  c10::DeviceGuard guard(d.x.device());
   d.check();
 
   Results r;
@@ -777,6 +862,7 @@ void backward(int cell, Stack& stack) {
   d.read_config(a);
   g.needs_x = a.flag();
   g.needs_w = a.flag();
+  c10::DeviceGuard guard(d.x.device());
   d.check();
   d.expect("out", g.out, d.frames_of(d.P));
   auto sizes = d.saved_sizes(true);
@@ -878,14 +964,21 @@ TORCH_LIBRARY(rnnkernels, m) {
   m.def("_fma_peak(int threads, bool double) -> float", &fma_peak);
 }
 
-TORCH_LIBRARY_IMPL(rnnkernels, CPU, m) {
+void register_cells(torch::Library& m) {
   for (int cell = 0; cell < cell_count(); ++cell) {
     std::string name = cell_facts(cell).name;
     m.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CellOp>(&forward, cell)));
     m.impl((name + "_backward").c_str(),
            torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CellOp>(&backward, cell)));
   }
+}
+
+TORCH_LIBRARY_IMPL(rnnkernels, CPU, m) {
+  register_cells(m);
   m.impl("_math", &math);
 }
+#if defined(RNN_CUDA) && !defined(RNN_CUDA_ON_CPU)
+TORCH_LIBRARY_IMPL(rnnkernels, CUDA, m) { register_cells(m); }
+#endif
 
 }  // namespace rnn

@@ -19,10 +19,22 @@ inline std::string shape_text(at::IntArrayRef sizes) {
   return text + (sizes.size() == 1 ? ",)" : ")");
 }
 
+// Whether a tensor's ops run the kernels of csrc/cuda: on a card, or in the tests' build that executes those on the
+// CPU.
+inline bool on_card([[maybe_unused]] const at::Tensor& t) {
+#if defined(RNN_CUDA_ON_CPU)
+  return true;
+#elif defined(RNN_CUDA)
+  return t.is_cuda();
+#else
+  return false;
+#endif
+}
+
 // Uninitialized.
 inline at::Tensor fresh(at::IntArrayRef sizes, at::TensorOptions options) {
   at::Tensor t = at::empty(sizes, options);
-  prefer_huge_pages(t.mutable_data_ptr(), t.nbytes());
+  if (t.is_cpu()) prefer_huge_pages(t.mutable_data_ptr(), t.nbytes());
   return t;
 }
 

@@ -27,13 +27,14 @@ template <LstmNorm norm> struct LayerNormLstmOf : CellDefaults {
   enum Norm { Cell = kGates, kNorms };
   static constexpr bool kNormInput = !kGate;
   static constexpr int kGroups = kGate ? kGates + 1 : 2;
-  static constexpr int kNormGroup[] = {0, kGate ? 1 : 0, kGate ? 2 : 0, kGate ? 3 : 0, kGroups - 1};
-  static constexpr int kGroupStage[] = {0, kGate ? 0 : 1, 0, 0, 1};
+  // With their lengths: nvcc takes a template's array of unknown length for empty.
+  static constexpr int kNormGroup[5] = {0, kGate ? 1 : 0, kGate ? 2 : 0, kGate ? 3 : 0, kGroups - 1};
+  static constexpr int kGroupStage[5] = {0, kGate ? 0 : 1, 0, 0, 1};
   static constexpr int kStageEnd[] = {kGates, kGates, kGates};
-  static constexpr int kSavedStage[] = {1, 1, 1, 1};
+  static constexpr int kSavedStage[4] = {1, 1, 1, 1};
   static constexpr int kStateStage = 1;
   static constexpr unsigned kSplit = kGate ? 0 : (1u << kGates) - 1;
-  static constexpr int kInputStage[] = {!kGate, !kGate, !kGate, !kGate};
+  static constexpr int kInputStage[4] = {!kGate, !kGate, !kGate, !kGate};
   static constexpr int kCell = C;
   static constexpr int kFirstBiasIh = kGates, kFirstBiasHh = kGates;  // they come after, as parameters
   RNN_FN static constexpr int parameter_stage(int k) { return k < GainC ? 1 : 2; }

@@ -8,6 +8,15 @@
 #define RNN_FN inline __attribute__((always_inline))
 #endif
 
+#if defined(__CUDA_ARCH__)
+#define RNN_UNROLL(n) _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define RNN_UNROLL(n)
+#else
+#define RNN_PRAGMA(words) _Pragma(#words)
+#define RNN_UNROLL(n) RNN_PRAGMA(GCC unroll n)
+#endif
+
 namespace rnn {
 
 // Defined in simd/math.h (at most 2.5 ULP, stated there) and by each lane type.

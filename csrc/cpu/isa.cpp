@@ -2,10 +2,10 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <iterator>
 #include <stdexcept>
 
 #include "../cells/list.h"
+#include "../walk/facts.h"
 
 namespace rnn {
 
@@ -27,34 +27,6 @@ RNN_DECLARE(avx512)
 namespace {
 
 constexpr const char* kNames[kIsas] = {"scalar", "avx2", "avx512"};
-
-template <class Cell> constexpr Facts facts_of() {
-  static_assert(Cell::kGates <= kMaxGates && Cell::kStates <= kMaxStates && Cell::kNorms <= kMaxNorms);
-  Facts f{.name = Cell::kName,
-          .gates = Cell::kGates,
-          .states = Cell::kStates,
-          .saved = Cell::kSaved,
-          .stages = static_cast<int>(std::size(Cell::kStageEnd)),
-          .stage_end = {},
-          .split = Cell::kSplit,
-          .shared = Cell::kShared,
-          .projection = Cell::kProjection,
-          .fed = Cell::kFed,
-          .cell = Cell::kCell,
-          .first_input = Cell::kFirstInput,
-          .first_bias_ih = Cell::kFirstBiasIh,
-          .first_bias_hh = Cell::kFirstBiasHh,
-          .parameters = Cell::kParameters,
-          .norm_input = Cell::kNormInput,
-          .norms = Cell::kNorms,
-          .groups = Cell::kGroups,
-          .norm_group = {},
-          .group_stage = {}};
-  for (int i = 0; i < f.stages; ++i) f.stage_end[i] = Cell::kStageEnd[i];
-  for (int i = 0; i < f.norms; ++i) f.norm_group[i] = Cell::kNormGroup[i];
-  for (int i = 0; i < f.groups; ++i) f.group_stage[i] = Cell::kGroupStage[i];
-  return f;
-}
 
 #define RNN_FACTS(Cell) facts_of<Cell>(),
 constexpr Facts kFacts[] = {RNN_CELLS(RNN_FACTS)};

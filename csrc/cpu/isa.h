@@ -3,8 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "call.h"
-#include "ntm.h"
+#include "kernels.h"
 
 namespace rnn {
 

@@ -8,13 +8,14 @@
 #include "../memory/rows.h"
 #include "../memory/sharpening.h"
 #include "../simd/math.h"
-#include "ntm.h"
+#include "kernels.h"
 
 namespace rnn::RNN_ISA {
 
 #include "tile-inl.h"
 #include "scratch-inl.h"
-#include "stage-inl.h"
+#include "../walk/stage-inl.h"
+#include "cells-inl.h"
 #include "heads-inl.h"
 
 #define RNN_CONTROLLER(Cell) stages_of<Cell, Real>(MakeIndices<kStages<Cell>>()),

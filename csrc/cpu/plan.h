@@ -1,6 +1,6 @@
 // Chooses how one call is laid over threads, by a small model of what a tick might cost.
 #pragma once
-#include "call.h"
+#include "kernels.h"
 
 namespace rnn {
 

@@ -54,3 +54,10 @@ template <class Real, class F> RNN_FN void over_tile(int rows, int units, F&& f)
     if (j < units) f(i, j, units - j);
   }
 }
+
+// Masks of a tile's rows, and what holds for each of them, as stages read them.
+template <class Real> using MaskRows = const Real*;
+using RowFlags = const bool*;
+inline constexpr bool kKeepsSplit = true;
+#define RNN_STAGE_FN
+template <class V> RNN_FN V load_mask(MaskRows<typename V::Real> mask, int64_t i) { return V::load(mask + i); }

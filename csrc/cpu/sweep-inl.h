@@ -4,14 +4,16 @@
 
 #include "../cells/list.h"
 #include "../simd/math.h"
-#include "call.h"
+#include "../walk/draw.h"
+#include "kernels.h"
 
 namespace rnn::RNN_ISA {
 
 #include "tile-inl.h"
 #include "scratch-inl.h"
 #include "random-inl.h"
-#include "stage-inl.h"
+#include "../walk/stage-inl.h"
+#include "cells-inl.h"
 #include "moments-inl.h"
 
 // Calls f(block) for each, in one order at this tick and in the other at the next: what a cache still holds of weights
@@ -23,18 +25,6 @@ template <class F> RNN_FN void to_and_fro(Slice blocks, int back, F&& f) {
 // States that feed back through the recurrent matrix: with a projection the projected h alone.
 template <class Real> int fed_states(const Call<Real>& c) {
   return c.w_hr ? 1 : c.hidden ? static_cast<int>(c.fed / c.hidden) : 0;
-}
-
-template <class Real> Knobs<Real> knobs_of(const Call<Real>& c) {
-  return {c.cell_clip, Real(c.truncated ? 0 : 1), {c.squash[0], c.squash[1]}};
-}
-
-// Rows b, b + 1, ... at tick t of a tensor of the caller's, (T,B,n) by place, from number `unit` on.
-template <class T>
-RNN_FN void set_rows(CallersRows<T>& to, const Timeline& time, T* base, int64_t n, int64_t t, int64_t b, int rows,
-                     int64_t unit) {
-  to.given = base;
-  for (int i = 0; i < rows && base; ++i) to.at[i] = base + time.place(t, b + i) * n + unit;
 }
 
 // Numbers side by side.
@@ -352,13 +342,11 @@ template <class Real> class Forward {
   void apply(int64_t t, int stage, int64_t block, int64_t b, int rows, int64_t projected_row) {
     const Columns<Real>& columns = share_.columns;
     int64_t unit = columns.from(block), own = unit - share_.units.from, local = b - share_.rows.from;
-    bool projects = c_.w_hr != nullptr, last = stage + 1 == f_.stages;
+    const StageFacts of(f_, stage);
     ForwardTile<Real> a{};
-    a.knobs = knobs_of(c_);
-    a.rows = rows;
     a.units = columns.units(block);
+    place_tile(a, of, c_, kept_, t, b, rows, unit);
     a.width = columns.width(block);
-    a.hidden = c_.hidden;
     a.u = tile_;
     a.x = projected_ + projected_row * ld_projected_ + projected_at(block, 0);
     a.ld_x = ld_projected_;
@@ -370,26 +358,14 @@ template <class Real> class Forward {
       a.ld_state[s] = in_h(s) ? m_.ld_h : m_.ld_unit;
     }
     a.several_fed = fed_ > 1;
-    if (last && !projects) set_rows(a.out, c_.time, c_.out, c_.outputs, t, b, rows, unit);
-    for (int s = 1; s < f_.states && last; ++s) set_rows(a.all[s], c_.time, c_.all[s], c_.hidden, t, b, rows, unit);
-    a.reads_h = !projects;
     a.ld_mask = m_.ld_own;
     auto mask = [&](MaskKind kind) { return mask_[kind] ? mask_[kind] + local * m_.ld_own + own : nullptr; };
     a.zone_h = mask(kZoneH);
     a.zone_cell = mask(kZoneCell);
-    a.drop = projects ? nullptr : mask(kDropFed);
-    bool feeds = last ? projects : f_.has_product(stage + 1);
-    a.operand = feeds ? m_.operand[stage + 1] + b * m_.ld_unit + unit : nullptr;
+    a.drop = c_.w_hr ? nullptr : mask(kDropFed);
+    if (leaves_operand(of, c_)) a.operand = m_.operand[stage + 1] + b * m_.ld_unit + unit;
     a.ld_operand = m_.ld_unit;
-    if (c_.saved) {
-      a.ld_saved = c_.saved_numbers;
-      a.saved = saved_at(t, b) + unit;
-      a.kept_states = a.saved + kept_.states * c_.hidden;
-      a.kept_raw = mask_[kZoneCell] ? a.saved + kept_.raw_cell * c_.hidden : nullptr;
-      a.kept_norms = a.saved + kept_.norms * c_.hidden;
-      int row = last ? kept_.projected : kept_.operand(f_, stage + 1);
-      a.kept_operand = feeds ? a.saved + row * c_.hidden : nullptr;
-    } else if (m_.saved) {
+    if (!c_.saved && m_.saved) {
       a.ld_saved = f_.saved * c_.hidden;
       a.saved = m_.saved + b * a.ld_saved + unit;
     }
@@ -730,15 +706,9 @@ template <class Real> class Backward {
     a.ld_sums = m_.ld_own;
   }
 
-  // State s of row b before tick t.
-  const Real* state_before(int s, int64_t t, int64_t b) const {
-    if (c_.is_cut(t, b)) return c_.reset[s] ? c_.reset[s] : m_.zeros;
-    if (b >= c_.time.rows_before(t)) return c_.first_at(s, b);
-    int64_t before = c_.time.before(t);
-    return s ? c_.kept_at(before, b, kept_.state(s)) : c_.out_at(before, b);
-  }
+  const Real* state_before(int s, int64_t t, int64_t b) const { return c_.state_before(kept_, s, t, b, m_.zeros); }
 
-  // The same of a tile's rows. Without resets, those that had a tick before lie evenly in what was kept.
+  // State s of a tile's rows before tick t. Without resets, those that had a tick before lie evenly in what was kept.
   void set_before(CallersRows<const Real>& to, int s, int64_t t, int64_t b, int rows, int64_t unit) const {
     int64_t before = c_.time.before(t);
     if (c_.resets || b + rows > c_.time.rows_before(t)) {
@@ -753,37 +723,23 @@ template <class Real> class Backward {
 
   BackwardTile<Real> tile_at(int64_t t, int stage, int64_t block, int64_t b, int rows) const {
     int64_t unit = share_.columns.from(block), own = unit - share_.units.from, frame = c_.time.frame(t) + b;
-    int64_t H = c_.hidden;
-    bool last = stage == f_.stages - 1;
     BackwardTile<Real> a{};
-    set_arrival(a, b, own);
-    a.knobs = knobs_of(c_);
-    a.rows = rows;
     a.units = share_.columns.units(block);
-    a.hidden = H;
+    place_tile(a, StageFacts(f_, stage), c_, kept_, t, b, rows, unit);
+    set_arrival(a, b, own);
     a.product = scratch_;
     a.parameters = m_.parameters + unit;
     a.ld_parameters = m_.ld_unit;
-    a.projected = c_.w_hr != nullptr;
     if (a.projected) a.drop_fed = nullptr;  // grad_projected was here
     a.zone_h = mask_at(mask_[kZoneH], b, own);
     a.zone_cell = mask_at(mask_[kZoneCell], b, own);
     a.drop = a.projected ? nullptr : mask_at(mask_[kDropFed], b, own);
     a.dnext = m_.dnext ? m_.dnext + b * m_.ld_unit + unit : nullptr;
-    a.ld_saved = c_.saved_numbers;
-    const Real* kept = c_.saved + frame * a.ld_saved + unit;
-    a.saved = kept;
-    a.norms = kept + kept_.norms * H;
-    a.inputs = kept + kept_.inputs * H;
     for (int s = 0; s < f_.states; ++s) {
       a.carry[s] = m_.carry[s] + b * ld_carry(s) + unit;
       a.ld_state[s] = ld_carry(s);
       set_before(a.s[s], s, t, b, rows, unit);
-      if (s > 0) set_rows(a.grad_all[s], c_.time, c_.grad_all[s], H, t, b, rows, unit);
-      bool raw = s == f_.cell && s > 0 && c_.masks[kZoneCell].on();
-      if (s > 0) a.next[s] = kept + (raw ? kept_.raw_cell : kept_.state(s)) * H;
     }
-    if (last && !a.projected) set_rows(a.grad_out, c_.time, c_.grad_out, c_.outputs, t, b, rows, unit);
     a.dx = m_.dx + (frame - first_frame_) * m_.ld_dx + unit;
     a.ld_dx = m_.ld_dx;
     a.du = m_.du[now_ ^ 1] + b * m_.ld_du + unit;

@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "../cells/vocabulary.h"
-#include "threads.h"
 
 namespace rnn {
 
@@ -20,15 +19,21 @@ struct Facts {
   int norms, groups;
   int norm_group[kMaxNorms], group_stage[kMaxNorms];
 
-  RNN_FN int first_gate(int stage) const { return stage ? stage_end[stage - 1] : 0; }
-  RNN_FN int gates_of(int stage) const { return stage_end[stage] - first_gate(stage); }
+  RNN_FN constexpr int first_gate(int stage) const { return stage ? stage_end[stage - 1] : 0; }
+  RNN_FN constexpr int gates_of(int stage) const { return stage_end[stage] - first_gate(stage); }
   // Whether a product stands before a stage; that of stage 0 is over the states that feed back.
-  RNN_FN bool has_product(int stage) const { return gates_of(stage) > 0; }
-  RNN_FN bool splits(int gate) const { return split >> gate & 1u; }
-  RNN_FN int split_gates() const { return __builtin_popcount(split); }
-  RNN_FN int input_gates() const { return gates - first_input; }
-  RNN_FN int stage_of_norm(int norm) const { return group_stage[norm_group[norm]]; }
-  RNN_FN bool leaves_norms(int stage) const {
+  RNN_FN constexpr bool has_product(int stage) const { return gates_of(stage) > 0; }
+  // Products that stand before stages less than `stage`, but the first stage's.
+  RNN_FN constexpr int products(int stage) const {
+    int n = 0;
+    for (int s = 1; s < stage; ++s) n += has_product(s);
+    return n;
+  }
+  RNN_FN constexpr bool splits(int gate) const { return split >> gate & 1u; }
+  RNN_FN constexpr int split_gates() const { return __builtin_popcount(split); }
+  RNN_FN constexpr int input_gates() const { return gates - first_input; }
+  RNN_FN constexpr int stage_of_norm(int norm) const { return group_stage[norm_group[norm]]; }
+  RNN_FN constexpr bool leaves_norms(int stage) const {
     for (int g = 0; g < groups; ++g)
       if (group_stage[g] == stage) return true;
     return false;
@@ -41,25 +46,32 @@ struct Facts {
 struct Kept {
   int states, operands, projected, raw_cell, norms, inputs, rows, scales;
 
-  RNN_FN Kept(const Facts& f, bool projects, bool keeps_raw_cell) {
-    int at = f.saved;
-    states = at, at += f.states - 1;
-    operands = at;
-    for (int s = 1; s < f.stages; ++s) at += f.has_product(s);
-    projected = at, at += projects;
-    raw_cell = at, at += keeps_raw_cell;  // the new cell state before its zoneout
-    norms = at, at += f.norms;            // normalised values
-    inputs = at, at += f.norm_input ? f.gates : 0;
-    rows = at;
+  RNN_FN constexpr Kept(const Facts& f, bool projects, bool keeps_raw_cell) : Kept() {
+    states = f.saved;
+    operands = states + f.states - 1;
+    projected = operands + f.products(f.stages);
+    norms = projected;
+    inputs = norms + f.norms;
+    rows = inputs + (f.norm_input ? f.gates : 0);
     scales = f.groups + f.norm_input;
+    *this = with(projects, keeps_raw_cell);
   }
-  RNN_FN int state(int s) const { return states + s - 1; }
-  RNN_FN int operand(const Facts& f, int stage) const {
-    int at = operands;
-    for (int s = 1; s < stage; ++s) at += f.has_product(s);
-    return at;
+  // With rows for what a projection reads, and for the new cell state before its zoneout.
+  RNN_FN constexpr Kept with(bool projects, bool keeps_raw_cell) const {
+    Kept kept = *this;
+    kept.raw_cell = projected + projects;
+    kept.norms = kept.raw_cell + keeps_raw_cell;
+    kept.inputs = kept.norms + (inputs - norms);
+    kept.rows = kept.inputs + (rows - inputs);
+    return kept;
   }
+  RNN_FN constexpr int state(int s) const { return states + s - 1; }
+  RNN_FN constexpr int operand(const Facts& f, int stage) const { return operands + f.products(stage); }
   RNN_FN int64_t numbers(int64_t hidden) const { return rows * hidden + scales; }
+
+ private:
+  RNN_FN constexpr Kept()
+      : states(0), operands(0), projected(0), raw_cell(0), norms(0), inputs(0), rows(0), scales(0) {}
 };
 
 // Ticks and rows. Rows are sorted by length, as in a PackedSequence: tick t has rows [0, rows(t)), consecutive frames
@@ -90,6 +102,17 @@ struct Timeline {
   // Rows of tick t that had a tick before it; the others start there from the initial state.
   RNN_FN int64_t rows_before(int64_t t) const { return rows_shared(t, before(t)); }
   RNN_FN int64_t rows_after(int64_t t) const { return rows_shared(t, after(t)); }
+
+  // The tick of a frame of this call.
+  RNN_FN int64_t tick_of(int64_t frame) const {
+    if (!frame_at) return begin + frame / batch;
+    int64_t low = begin, high = end;
+    while (high - low > 1) {
+      int64_t middle = low + (high - low) / 2;
+      (this->frame(middle) <= frame ? low : high) = middle;
+    }
+    return low;
+  }
 
   RNN_FN int64_t tick_at(int64_t t) const { return tick_place ? tick_place[t] : t; }
   RNN_FN int64_t row_at(int64_t b) const { return row_place ? row_place[b] : b; }
@@ -138,12 +161,14 @@ template <class Real> struct Call {
 
   Mask<Real> masks[kMasks];
   uint64_t seed;
+  const int64_t* seed_at;  // or null: where the seed lies on a machine that this one does not wait for
   uint32_t stream;
   Real cell_clip, gradient_clip;  // infinite where there is none
   Real eps;
   bool truncated;
   int squash[2];
 
+  RNN_FN uint64_t seed_now() const { return seed_at ? static_cast<uint64_t>(*seed_at) : seed; }
   RNN_FN bool wants_weights() const { return grad_w_ih || grad_w_hh || grad_b_ih || grad_b_hh; }  // any may be empty
   RNN_FN Kept kept(const Facts& f) const { return Kept(f, w_hr != nullptr, masks[kZoneCell].on()); }
   RNN_FN int64_t units(int state) const { return state ? hidden : outputs; }
@@ -153,43 +178,19 @@ template <class Real> struct Call {
   RNN_FN const Real* kept_at(int64_t t, int64_t b, int row) const {
     return saved + (time.frame(t) + b) * saved_numbers + row * hidden;
   }
+  // State s of row b before tick t, which row b lives through.
+  RNN_FN const Real* state_before(const Kept& kept, int s, int64_t t, int64_t b, const Real* zeros) const {
+    if (is_cut(t, b)) return reset[s] ? reset[s] : zeros;
+    if (b >= time.rows_before(t)) return first_at(s, b);
+    int64_t before = time.before(t);
+    return s ? kept_at(before, b, kept.state(s)) : out_at(before, b);
+  }
   // Whether the states are reset between tick t of row b, which is alive there, and the tick before.
   RNN_FN bool is_cut(int64_t t, int64_t b) const {
     if (!resets) return false;
     if (!time.reverse) return resets[time.place(t, b)];
     return t + 1 < time.ticks && b < time.rows(t + 1) && resets[time.place(t + 1, b)];
   }
-};
-
-// How the work is laid over threads: a grid of row slices by hidden slices. Threads of one row slice meet once a stage.
-struct Plan {
-  int grid_rows, grid_cols;
-  bool packed;          // weights are repacked into panels: worth it from a few ticks on
-  int64_t block_ticks;  // ticks whose inputs are projected, or whose gradients are kept, at a time
-  int threads() const { return grid_rows * grid_cols; }
-};
-
-// The register tile of an instruction set: rows by vectors of lanes.
-struct TileShape {
-  int lanes, vectors, rows;
-  int cols() const { return lanes * vectors; }
-};
-
-template <class Real> struct NtmKernels;  // ntm.h
-
-// One instruction set's kernels for one precision.
-template <class Real> struct Kernels {
-  TileShape tile;
-  size_t (*forward_space)(const Facts&, const Call<Real>&, const Plan&);
-  size_t (*backward_space)(const Facts&, const Call<Real>&, const Plan&);
-  void (*forward)(int cell, const Facts&, const Call<Real>&, const Plan&, char* space, Meeting&, int thread);
-  void (*backward)(int cell, const Facts&, const Call<Real>&, const Plan&, char* space, Meeting&, int thread);
-  // n numbers of a drawn mask, from number `from` of row b at tick t.
-  void (*draw)(MaskKind, const Mask<Real>&, uint64_t seed, uint32_t stream, int64_t t, int64_t b, int64_t from,
-               int64_t n, Real* to);
-  bool (*map)(const char* word, int64_t n, const Real* x, Real* y);
-  double (*fma_chain)(int64_t iterations);  // runs that many rounds of independent FMAs, returns the operations done
-  const NtmKernels<Real>& (*ntm)();
 };
 
 }  // namespace rnn

@@ -147,17 +147,4 @@ template <class Real> struct NtmCall {
   RNN_FN const Real* x_at(int64_t t, int64_t b) const { return x + time.tick_at(t) * x_tick + time.row_at(b) * x_row; }
 };
 
-struct NtmPlan {
-  int threads;
-  const int64_t* row_from;  // (threads + 1) rows of each
-  bool packed;
-};
-
-template <class Real> struct NtmKernels {
-  size_t (*forward_space)(const Facts&, const NtmCall<Real>&, const NtmPlan&);
-  size_t (*backward_space)(const Facts&, const NtmCall<Real>&, const NtmPlan&);
-  void (*forward)(const Facts&, const NtmCall<Real>&, const NtmPlan&, char* space, Meeting&, int thread);
-  void (*backward)(const Facts&, const NtmCall<Real>&, const NtmPlan&, char* space, Meeting&, int thread);
-};
-
 }  // namespace rnn

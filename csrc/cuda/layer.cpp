@@ -1,0 +1,292 @@
+// Walks a layer through time on a card: matrix products by ATen, and between two of them a run of stages. Nothing here
+// waits for the card.
+#include "layer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAException.h>
+
+#include <vector>
+
+#include "sweep.h"
+
+namespace rnn::cuda {
+namespace {
+
+using at::Tensor;
+
+Stream current_stream() { return static_cast<cudaStream_t>(at::cuda::getCurrentCUDAStream()); }
+
+template <class Real> class Walk {
+ private:
+  // Products are made in the precision of the kernels, whatever autocast would choose.
+  c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
+
+ protected:
+  Walk(int cell, const Facts& facts, const Call<Real>& call, const Timeline& card, c10::Device device)
+      : f(facts),
+        c(call),
+        table(kernels<Real>()),
+        cell_(table.cell(cell)),
+        options(at::TensorOptions().dtype(c10::CppTypeToScalarType<Real>::value).device(device)),
+        stream(current_stream()),
+        frames(call.time.frame(call.time.end)),
+        B(call.time.batch),
+        H(call.hidden),
+        P(call.outputs) {
+    m.f = f;
+    m.c = c;
+    m.c.time = card;
+    m.c.time.begin = c.time.begin;
+    m.c.time.end = c.time.end;
+    m.fed_states = fed_states(c);
+    if (f.has_product(0) && m.fed_states > 0) fed_gates = f.gates_of(0);
+    product_ = room(B * std::max(f.gates * H, m.units() * std::max(m.fed_states, 1)));
+    m.product = data(product_);
+    m.moments = take(B * f.groups * 3);
+  }
+  Walk(const Walk&) = delete;
+
+  Tensor room(int64_t n) const { return at::empty({n}, options); }
+  static Real* data(const Tensor& t) { return t.numel() ? t.mutable_data_ptr<Real>() : nullptr; }
+  Real* take(int64_t n) { return held.push_back(room(n)), data(held.back()); }
+  Real* take_zeros(int64_t n) { return held.push_back(at::zeros({n}, options)), data(held.back()); }
+
+  // A matrix of rows by columns at p, rows so far apart.
+  Tensor matrix(const Real* p, int64_t rows, int64_t columns, int64_t apart) const {
+    return at::from_blob(const_cast<Real*>(p), {rows, columns}, {apart, 1}, options);
+  }
+  Tensor matrix(const Real* p, int64_t rows, int64_t columns) const { return matrix(p, rows, columns, columns); }
+  // The rows of a weight that the product before a stage reads.
+  Tensor weight_of(int stage) const {
+    const int64_t columns = stage ? H : c.fed;
+    return matrix(c.w_hh + f.first_gate(stage) * H * c.fed, f.gates_of(stage) * H, columns, c.fed);
+  }
+  bool has_product(int stage) const { return stage ? f.has_product(stage) : fed_gates > 0; }
+  // Calls g(first, last) for the runs of stages between products.
+  template <class G> void over_runs(G&& g) const {
+    for (int first = 0, last; first < f.stages; first = last + 1) {
+      for (last = first; last + 1 < f.stages && !f.has_product(last + 1);) ++last;
+      g(first, last);
+    }
+  }
+
+  Tensor product(int64_t rows, int64_t columns) const {
+    return product_.narrow(0, 0, rows * columns).view({rows, columns});
+  }
+
+  // Frames of the inputs as products read them. Where they lie one after the other they are read there.
+  Tensor inputs() {
+    const Timeline& time = c.time;
+    const bool by_tick = time.tick_place || time.steps() == 1 || c.x_tick == B * c.x_row;
+    if (!time.row_place && c.x_row == c.inputs && by_tick && !c.masks[kDropInput].on())
+      return matrix(c.x_at(time.begin, 0), frames, c.inputs);
+    Tensor to = at::empty({frames, c.inputs}, options);
+    table.gather_inputs(m, frames, data(to), stream);
+    return to;
+  }
+
+  const Facts& f;
+  const Call<Real>& c;
+  const Kernels<Real>& table;
+  const CellKernels<Real>& cell_;
+  const at::TensorOptions options;
+  const Stream stream;
+  const int64_t frames, B, H, P;
+  int fed_gates = 0;  // gates of the product over the states that feed back
+  Step<Real> m{};
+  Tensor product_;
+  std::vector<Tensor> held;
+};
+
+template <class Real> struct Forward : Walk<Real> {
+  using Base = Walk<Real>;
+  using Base::B, Base::H, Base::P, Base::c, Base::f, Base::m, Base::stream, Base::table;
+
+  Forward(int cell, const Facts& facts, const Call<Real>& call, const Timeline& card, c10::Device device)
+      : Base(cell, facts, call, card, device) {
+    m.h = this->take(B * m.ld_h());
+    if (c.masks[kDropFed].on()) m.masked = this->take(B * m.ld_h());
+    for (int s = 1; s < f.states; ++s)
+      if (!m.in_h(s)) m.state[s] = this->take(B * H);
+    if (f.stages > 1 || c.w_hr) m.operand = this->take(B * H);
+    m.norm = this->take(B * f.norms * H);
+    if (!c.saved && f.stages > 1) m.saved = this->take(B * f.saved * H);
+  }
+
+  void run() {
+    const Timeline& time = c.time;
+    Tensor projected = at::mm(this->inputs(), this->matrix(c.w_ih, f.input_gates() * H, c.inputs).t());
+    m.projected = this->data(projected);
+    if (f.norm_input) table.normalise_inputs(m, this->frames, stream);
+    table.enter(m, stream);
+    std::vector<Tensor> weights(f.stages);
+    for (int s = 0; s < f.stages; ++s)
+      if (this->has_product(s)) weights[s] = this->weight_of(s).t();
+    Tensor fed = this->matrix(m.masked ? m.masked : m.h, B, c.fed, m.ld_h()), h = this->matrix(m.h, B, P, m.ld_h()),
+           operand;
+    if (m.operand) operand = this->matrix(m.operand, B, H);
+    Tensor to_outputs = c.w_hr ? this->matrix(c.w_hr, P, H).t() : Tensor();
+
+    for (int64_t step = 0; step < time.steps(); ++step) {
+      const int64_t t = time.tick(step), next = step + 1 < time.steps() ? time.tick(step + 1) : -1;
+      const int64_t rows = time.rows(t), all = std::max(rows, next < 0 ? 0 : time.rows(next));
+      this->over_runs([&](int first, int last) {
+        if (weights[first].defined() && rows > 0) {
+          Tensor to = this->product(rows, weights[first].size(1));
+          at::mm_out(to, (first ? operand : fed).narrow(0, 0, rows), weights[first]);
+        }
+        this->cell_.forward[first](m, t, next, last + 1 == f.stages && !c.w_hr ? all : rows, stream);
+      });
+      if (!c.w_hr) continue;
+      Tensor to = h.narrow(0, 0, rows);
+      if (rows > 0) at::mm_out(to, operand.narrow(0, 0, rows), to_outputs);
+      table.deliver(m, t, next, all, stream);
+    }
+    table.leave(m, stream);
+  }
+};
+
+template <class Real> struct Backward : Walk<Real> {
+  using Base = Walk<Real>;
+  using Base::B, Base::H, Base::P, Base::c, Base::f, Base::frames, Base::m, Base::options, Base::stream, Base::table;
+
+  Backward(int cell, const Facts& facts, const Call<Real>& call, const Timeline& card, c10::Device device)
+      : Base(cell, facts, call, card, device) {
+    for (int s = 0; s < f.states; ++s) m.carry[s] = this->take(B * c.units(s));
+    if (f.stages > 1) m.dnext = this->take(B * H);
+    if (c.w_hr) m.dh = this->take(frames * P);
+    m.dx = this->take(frames * f.gates * H);
+    m.du = f.split ? this->take(frames * f.gates * H) : m.dx;
+    m.dnorm = this->take(B * f.norms * H);
+    if (c.grad_unit) m.sums = this->take_zeros(B * f.parameters * 2 * m.units());
+    if (c.resets) {
+      m.reset_sums = this->take_zeros(B * f.states * 2 * m.units());
+      m.zeros = this->take_zeros(m.units());
+    }
+  }
+
+  void run() {
+    const Timeline& time = c.time;
+    if (H == 0) return c.grad_x ? grad_inputs() : void();
+    const bool flows = this->fed_gates > 0 && !c.truncated;  // through the product with the states that feed back
+    table.enter_backward(m, stream);
+    Tensor first = at::empty({flows ? B : 0, c.fed}, options);
+    const Tensor to_fed = flows ? this->weight_of(0) : Tensor();
+    for (int64_t step = time.steps() - 1; step >= 0; --step) {
+      const int64_t t = time.tick(step), rows = time.rows(t), frame = time.frame(t);
+      int64_t fed_rows = 0;
+      if (flows && step + 1 < time.steps()) fed_rows = time.rows_after(t);
+      if (fed_rows > 0) multiply(fed_rows, du_of(0, time.frame(time.after(t)), fed_rows), to_fed);
+      if (c.w_hr) {
+        table.arrive(m, t, rows, fed_rows, stream);
+        if (rows > 0) multiply(rows, this->matrix(m.dh + frame * P, rows, P), this->matrix(c.w_hr, P, H));
+        fed_rows = rows;
+      }
+      for (int last = f.stages - 1; last >= 0;) {
+        int begin = last;
+        while (begin > 0 && !f.has_product(begin)) --begin;
+        int64_t product_rows = last + 1 == f.stages ? fed_rows : c.truncated || !f.has_product(last + 1) ? 0 : rows;
+        this->cell_.backward[last](m, t, rows, product_rows, stream);
+        if (begin > 0 && !c.truncated && rows > 0) multiply(rows, du_of(begin, frame, rows), this->weight_of(begin));
+        last = begin - 1;
+      }
+      // Rows that the forward entered at this tick.
+      const int64_t old = step > 0 ? time.rows_before(t) : 0;
+      if (flows && rows > old) {
+        Tensor to = first.narrow(0, old, rows - old);
+        at::mm_out(to, du_of(0, frame + old, rows - old), to_fed);
+      }
+    }
+    m.product = this->data(first);
+    table.finish(m, flows, stream);
+    if (m.sums || c.resets) table.reduce(m, stream);
+    if (f.norm_input) table.unnormalise_inputs(m, frames, stream);
+    if (c.grad_x) grad_inputs();
+    if (c.wants_weights()) grad_weights();
+  }
+
+ private:
+  // Gradients of a stage's recurrent parts, of so many frames.
+  Tensor du_of(int stage, int64_t frame, int64_t rows) const {
+    const int64_t ld = f.gates * H;
+    return this->matrix(m.du + frame * ld + f.first_gate(stage) * H, rows, f.gates_of(stage) * H, ld);
+  }
+  void multiply(int64_t rows, const Tensor& left, const Tensor& right) {
+    Tensor to = this->product(rows, right.size(1));
+    at::mm_out(to, left, right);
+  }
+  Tensor dx() const {  // of gates with inputs
+    return this->matrix(m.dx + f.first_input * H, frames, f.input_gates() * H, f.gates * H);
+  }
+
+  void grad_inputs() {
+    Tensor w_ih = this->matrix(c.w_ih, f.input_gates() * H, c.inputs);
+    if (!c.time.row_place && !c.masks[kDropInput].on()) {
+      Tensor to = this->matrix(c.grad_x + c.time.place(c.time.begin, 0) * c.inputs, frames, c.inputs);
+      at::mm_out(to, dx(), w_ih);
+    } else {
+      Tensor of_frames = at::mm(dx(), w_ih);
+      table.scatter_inputs(m, frames, this->data(of_frames), stream);
+    }
+  }
+
+  void add_product(Real* to, int64_t rows, int64_t columns, int64_t apart, const Tensor& left, const Tensor& right) {
+    if (!to) return;
+    Tensor sum = this->matrix(to, rows, columns, apart);
+    at::addmm_out(sum, sum, left.t(), right, c.accumulate ? 1 : 0);
+  }
+  void add_sum(Real* to, const Real* from, int first_gate) {
+    if (!to || first_gate >= f.gates) return;
+    const int64_t n = (f.gates - first_gate) * H;
+    Tensor sum = at::from_blob(to, {n}, options),
+           total = this->matrix(from + first_gate * H, frames, n, f.gates * H).sum(0);
+    c.accumulate ? sum.add_(total) : sum.copy_(total);
+  }
+
+  void grad_weights() {
+    add_product(c.grad_w_ih, f.input_gates() * H, c.inputs, c.inputs, dx(), this->inputs());
+    add_sum(c.grad_b_ih, m.dx, f.first_bias_ih);
+    add_sum(c.grad_b_hh, m.du, f.first_bias_hh);
+    const Kept kept = c.kept(f);
+    auto kept_row = [&](int row) { return this->matrix(c.saved + row * H, frames, H, c.saved_numbers); };
+    if (this->fed_gates > 0 && c.grad_w_hh) {
+      Tensor fed = at::empty({frames, c.fed}, options);
+      table.gather_fed(m, frames, this->data(fed), stream);
+      add_product(c.grad_w_hh, this->fed_gates * H, c.fed, c.fed, du_of(0, 0, frames), fed);
+    }
+    for (int s = 1; s < f.stages && c.grad_w_hh; ++s)
+      if (f.has_product(s))
+        add_product(c.grad_w_hh + f.first_gate(s) * H * c.fed, f.gates_of(s) * H, H, c.fed, du_of(s, 0, frames),
+                    kept_row(kept.operand(f, s)));
+    if (c.w_hr) add_product(c.grad_w_hr, P, H, H, this->matrix(m.dh, frames, P), kept_row(kept.projected));
+  }
+};
+
+}  // namespace
+
+template <class Real>
+void forward(int cell, const Facts& f, const Call<Real>& call, const Timeline& card, c10::Device device) {
+  if (call.hidden > 0) Forward<Real>(cell, f, call, card, device).run();
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+template <class Real>
+void backward(int cell, const Facts& f, const Call<Real>& call, const Timeline& card, c10::Device device) {
+  Backward<Real>(cell, f, call, card, device).run();
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+template <class Real> void draw(const Call<Real>& call, MaskKind kind, int64_t rows, int64_t n, Real* to) {
+  Step<Real> m{};
+  m.c = call;
+  kernels<Real>().draw(m, kind, rows, n, to, current_stream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+#define RNN_INSTANTIATE(Real)                                                                 \
+  template void forward(int, const Facts&, const Call<Real>&, const Timeline&, c10::Device);  \
+  template void backward(int, const Facts&, const Call<Real>&, const Timeline&, c10::Device); \
+  template void draw(const Call<Real>&, MaskKind, int64_t, int64_t, Real*);
+RNN_INSTANTIATE(float)
+RNN_INSTANTIATE(double)
+
+}  // namespace rnn::cuda

@@ -1,0 +1,18 @@
+// A layer on a card, or what of it the files of ops call.
+#pragma once
+#include <c10/core/Device.h>
+
+#include "../walk/call.h"
+
+namespace rnn::cuda {
+
+// `call` points to the card's memory, but for its timeline, which is the host's; `card` is the same on the card.
+template <class Real>
+void forward(int cell, const Facts&, const Call<Real>& call, const Timeline& card, c10::Device);
+template <class Real>
+void backward(int cell, const Facts&, const Call<Real>& call, const Timeline& card, c10::Device);
+
+// A drawn mask of so many rows of n numbers, the same at all ticks.
+template <class Real> void draw(const Call<Real>& call, MaskKind, int64_t rows, int64_t n, Real* to);
+
+}  // namespace rnn::cuda

@@ -1,0 +1,3 @@
+#include "sweep.cuh"
+
+template const rnn::cuda::Kernels<double>& rnn::cuda::kernels();

@@ -1,0 +1,3 @@
+#include "sweep.cuh"
+
+template const rnn::cuda::Kernels<float>& rnn::cuda::kernels();
