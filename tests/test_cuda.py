@@ -16,7 +16,8 @@ BUILT = ROOT / "build/cuda_on_cpu"
 
 def python(*arguments, **environment):
     assert (BUILT / "stamp").exists(), "not built: make cuda-on-cpu"
-    environment = os.environ | {"PYTHONPATH": str(BUILT)} | environment
+    # Products are torch's, on threads that would spin while a kernel runs on one.
+    environment = os.environ | {"PYTHONPATH": str(BUILT), "GOMP_SPINCOUNT": "0"} | environment
     command = [sys.executable, "-P", *arguments]  # -P: not the package in the working directory
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
