@@ -8,6 +8,9 @@
 #include <tuple>
 
 #include "cpu/isa.h"
+#ifdef RNN_CUDA
+#include "cuda/layer.h"
+#endif
 #include "tensors.h"
 
 namespace rnn {
@@ -75,6 +78,7 @@ struct Walk {
   Tensor x;
   Tensor first[kNtmStates];
   std::vector<int64_t> rows_at, frame_at, order;
+  mutable Tensor lists;              // the same on a card
   std::vector<Tensor> weight, bias;  // of the controller's layers
   Tensor head_weight, head_bias;
 
@@ -83,7 +87,7 @@ struct Walk {
     recompute = choices[kRecompute];
   }
 
-  at::TensorOptions options() const { return at::TensorOptions().dtype(dtype).device(at::kCPU); }
+  at::TensorOptions options() const { return at::TensorOptions().dtype(dtype).device(x.device()); }
 
   void expect(const char* what, const Tensor& t, at::IntArrayRef sizes) const {
     TORCH_CHECK(t.sizes() == sizes, op, ": ", what, ": expected shape ", shape_text(sizes), ", got ",
@@ -190,6 +194,14 @@ std::vector<int64_t> deal(const Timeline& time, int threads) {
 }
 
 template <class Real> void launch(const Walk& w, bool forward, const NtmCall<Real>& c) {
+  const char* precision = sizeof(Real) == 8 ? "float64" : "float32";
+#ifdef RNN_CUDA
+  if (on_card(w.x)) {
+    auto run = forward ? &cuda::ntm_forward<Real> : &cuda::ntm_backward<Real>;
+    return remember(
+        {w.op, "cuda", precision, run(w.f, c, on_card(w.timeline(), w.x.device(), w.lists), w.x.device()), 1});
+  }
+#endif
   const Isa isa = current_isa();
   const NtmKernels<Real>& k = ntm_kernels<Real>(isa);
   const Machine& m = w.m;
@@ -208,7 +220,7 @@ template <class Real> void launch(const Walk& w, bool forward, const NtmCall<Rea
     Meeting meeting(1, threads);
     auto body = [&](int thread) { (forward ? k.forward : k.backward)(w.f, c, plan, base, meeting, thread); };
     if (run_team(threads, body))
-      return remember({w.op, isa_name(isa), sizeof(Real) == 8 ? "float64" : "float32",
+      return remember({w.op, isa_name(isa), precision,
                        "rows " + std::to_string(threads) + (plan.packed ? ", packed" : ", unpacked"), threads});
     threads = 1;
   }
@@ -290,6 +302,7 @@ struct Sequence : Walk {
     Timeline time = timeline();
     for (int64_t t = 0; t < T && B; ++t)
       for (int64_t b = 0; b < time.rows(t); ++b) *place++ = time.place(t, b);
+    places = places.to(x.device());
   }
 
   // Frames of the ticks [begin, end).
@@ -335,8 +348,13 @@ template <class Real> void run_forward(const Sequence& d, bool save, Tensor& y, 
     else
       d.over_states([&](int s) { c.final[s] = data<Real>(final[s]); });
     launch(d, true, c);
-    if (checkpoints && end == d.T)
-      d.over_states([&](int s) { std::copy_n(c.final[s], final[s].numel(), data<Real>(final[s])); });
+    if (checkpoints && end == d.T) {
+      int64_t from = 0;
+      d.over_states([&](int s) {
+        final[s].copy_(saved.select(0, piece).narrow(0, from, final[s].numel()).view(final[s].sizes()));
+        from += final[s].numel();
+      });
+    }
     d.put_outputs(features, at, end, y);
   }
 }
@@ -346,6 +364,7 @@ States forward(const Tensor& x, const Tensor& controller, const Tensor& w_heads,
                const Tensor& reads, const Tensor& weightings, const Maybe& lengths, at::ArrayRef<double> numbers,
                at::IntArrayRef choices, bool save) {
   c10::impl::ExcludeDispatchKeyGuard in_its_own_precision(c10::autocast_dispatch_keyset);
+  c10::DeviceGuard guard(x.device());
   Sequence d("rnnkernels::ntm", x, controller, w_heads, b_heads, w_out, b_out, h0, c0, memory, reads, weightings,
              lengths, numbers, choices);
   Tensor y = d.places.defined() ? at::zeros({d.T, d.B, d.outputs}, d.options())
@@ -458,6 +477,7 @@ SequenceGradients backward(const Maybe& grad_y, const Maybe& grad_h, const Maybe
                            const Maybe& lengths, at::ArrayRef<double> numbers, at::IntArrayRef choices, bool needs_x,
                            bool needs_w) {
   c10::impl::ExcludeDispatchKeyGuard in_its_own_precision(c10::autocast_dispatch_keyset);
+  c10::DeviceGuard guard(x.device());
   Sequence d("rnnkernels::ntm_backward", x, controller, w_heads, b_heads, w_out, b_out, h0, c0, memory, reads,
              weightings, lengths, numbers, choices);
   d.expect("y", y, {d.T, d.B, d.outputs});
@@ -520,6 +540,7 @@ struct Step : Walk {
 std::tuple<Tensor, Tensor, Tensor, Tensor> step_forward(const Tensor& parameters, const Tensor& memory,
                                                         const Tensor& weightings, at::ArrayRef<double> numbers,
                                                         at::IntArrayRef choices, bool save) {
+  c10::DeviceGuard guard(parameters.device());
   Step d("rnnkernels::ntm_step", parameters, memory, weightings, numbers, choices);
   Tensor reads = at::empty(d.state_sizes(kReads), d.options());
   Tensor after = at::empty_like(d.first[kMemory]), w = at::empty_like(d.first[kWeightings]);
@@ -544,6 +565,7 @@ std::tuple<Tensor, Tensor, Tensor> step_backward(const Maybe& grad_reads, const 
                                                  const Tensor& memory, const Tensor& weightings, const Tensor& reads,
                                                  const Tensor& saved, at::ArrayRef<double> numbers,
                                                  at::IntArrayRef choices, bool needs_x, bool) {
+  c10::DeviceGuard guard(parameters.device());
   Step d("rnnkernels::ntm_step_backward", parameters, memory, weightings, numbers, choices);
   d.expect("reads", reads, d.state_sizes(kReads));
   d.expect("saved", saved, {d.B, d.record().numbers});
@@ -601,11 +623,16 @@ TORCH_LIBRARY_FRAGMENT(rnnkernels, m) {
       "grad_weightings0)");
 }
 
-TORCH_LIBRARY_IMPL(rnnkernels, CPU, m) {
+void register_ntm(torch::Library& m) {
   m.impl("ntm", &forward);
   m.impl("ntm_backward", &backward);
   m.impl("ntm_step", &step_forward);
   m.impl("ntm_step_backward", &step_backward);
 }
+
+TORCH_LIBRARY_IMPL(rnnkernels, CPU, m) { register_ntm(m); }
+#if defined(RNN_CUDA) && !defined(RNN_CUDA_ON_CPU)
+TORCH_LIBRARY_IMPL(rnnkernels, CUDA, m) { register_ntm(m); }
+#endif
 
 }  // namespace rnn

@@ -282,26 +282,7 @@ struct Data {
             .tick_stride = is_flat() ? 1 : B,
             .order = lengths.defined() ? order.data() : nullptr};
   }
-  // The same with its lists on the card, which they are brought to without waiting.
-  Timeline card_timeline() const {
-    Timeline time = timeline();
-    if (!time.rows_at) return time;
-    if (!card_lists.defined()) {
-      std::vector<int64_t> all = rows_at;
-      for (auto* list : {&frame_at, &row_place, &order}) all.insert(all.end(), list->begin(), list->end());
-      Tensor host = at::empty({static_cast<int64_t>(all.size())},
-                              at::TensorOptions().dtype(at::kLong).pinned_memory(x.is_cuda()));
-      std::copy(all.begin(), all.end(), host.mutable_data_ptr<int64_t>());
-      card_lists = host.to(x.device(), /*non_blocking=*/true);
-    }
-    const int64_t* lists = card_lists.const_data_ptr<int64_t>();
-    time.rows_at = lists;
-    time.frame_at = lists + T;
-    if (time.tick_place) time.tick_place = time.frame_at;
-    if (time.row_place) time.row_place = lists + 2 * T + 1;
-    if (time.order) time.order = lists + 2 * T + 1 + B;
-    return time;
-  }
+  Timeline card_timeline() const { return on_card(timeline(), x.device(), card_lists); }
 
  private:
   mutable Tensor card_lists;

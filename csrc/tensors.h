@@ -10,6 +10,7 @@
 #include "cpu/pages.h"
 #include "cpu/threads.h"
 #include "ops.h"
+#include "walk/call.h"
 
 namespace rnn {
 
@@ -66,6 +67,29 @@ inline void sort_by_length(const std::vector<int64_t>& n, int64_t T, std::vector
     for (int64_t t = 0; t < length; ++t) ++rows_at[t];
   frame_at.assign(1, 0);
   for (int64_t rows : rows_at) frame_at.push_back(frame_at.back() + rows);
+}
+
+// A timeline whose lists lie on a card, in `lists`, which is filled at the first call. Nothing waits for the card.
+inline Timeline on_card(Timeline time, at::Device device, at::Tensor& lists) {
+  const std::pair<const int64_t**, int64_t> all[] = {{&time.rows_at, time.ticks},
+                                                     {&time.frame_at, time.ticks + 1},
+                                                     {&time.tick_place, time.ticks},
+                                                     {&time.row_place, time.batch},
+                                                     {&time.order, time.batch}};
+  if (!time.rows_at) return time;
+  if (!lists.defined()) {
+    at::Tensor host = at::empty({3 * time.ticks + 1 + 2 * time.batch},
+                                at::TensorOptions().dtype(at::kLong).pinned_memory(device.is_cuda()));
+    int64_t* to = host.mutable_data_ptr<int64_t>();
+    for (auto [list, n] : all) to = *list ? std::copy_n(*list, n, to) : to + n;
+    lists = host.to(device, /*non_blocking=*/true);
+  }
+  const int64_t* from = lists.const_data_ptr<int64_t>();
+  for (auto [list, n] : all) {
+    if (*list) *list = from;
+    from += n;
+  }
+  return time;
 }
 
 // Runs body(thread) on so many threads; false, and nothing ran, where fewer came.

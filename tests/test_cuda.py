@@ -40,6 +40,7 @@ def test_it_is_another_build_that_runs():
         ("test_random.py", 2),
         ("test_properties.py", 3),
         ("test_variants.py", 4),
+        ("test_ntm.py", 5),
     ],
 )
 def test_over_cuda(tests, order):

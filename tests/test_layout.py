@@ -28,14 +28,14 @@ MAY_INCLUDE = [
     ("memory/*.h", [r"cells/vocabulary\.h"]),
     ("simd/avx512.h", [r"cells/vocabulary\.h", r"simd/avx512_simde\.h", r"<(immintrin\.h|cstdint)>"]),
     ("simd/*.h", [r"cells/vocabulary\.h", r"<(immintrin\.h|simde/x86/\w+\.h|cmath|cstdint|cstring)>"]),
-    ("walk/stage-inl.h", []),
+    ("walk/*-inl.h", []),
     ("walk/*.h", [r"cells/vocabulary\.h", r"memory/\w+\.h", r"walk/call\.h", r"<(cstddef|cstdint)>"]),
     ("cpu/lanes_*.h", [r"simd/{isa}\.h"]),
     ("cpu/sweep_*.cpp", [r"cpu/lanes_{isa}\.h", r"cpu/sweep-inl\.h"]),
     ("cpu/ntm_*.cpp", [r"cpu/lanes_{isa}\.h", r"cpu/ntm-inl\.h"]),
     (
         "cpu/*-inl.h",
-        [r"(cells/list|memory/\w+|simd/math|walk/(draw|stage-inl)|cpu/(kernels|\w+-inl))\.h", r"<(cstring|cstdint)>"],
+        [r"(cells/list|memory/\w+|simd/math|walk/(draw|\w+-inl)|cpu/(kernels|\w+-inl))\.h", r"<(cstring|cstdint)>"],
     ),
     ("cpu/kernels.h", [r"walk/ntm\.h", r"cpu/threads\.h"]),
     ("cpu/threads.*", [r"cpu/threads\.h", STD, r"<(omp\.h|linux/futex\.h|sys/syscall\.h|unistd\.h)>"]),
@@ -44,9 +44,9 @@ MAY_INCLUDE = [
     ("cuda/*.h", [r"walk/\w+\.h", r"<c10/core/Device\.h>"]),
     ("cuda/*.cpp", [r"cuda/\w+\.h", STD, r"<(ATen|c10)/.*>"]),
     ("cuda/*", [r"cells/.*", r"memory/.*", r"simd/(math|scalar)\.h", r"walk/.*", r"cuda/.*", r"<(cuda|cooperative_groups).*>"]),
-    ("tensors.h", [r"ops\.h", r"cpu/(pages|threads)\.h", STD, r"<ATen/.*>"]),
+    ("tensors.h", [r"ops\.h", r"cpu/(pages|threads)\.h", r"walk/call\.h", STD, r"<ATen/.*>"]),
     ("ops.*", [r"(ops|tensors)\.h", r"cpu/(isa|plan)\.h", r"cuda/layer\.h", STD, r"<(ATen|c10|torch)/.*>"]),
-    ("ntm.cpp", [r"tensors\.h", r"cpu/isa\.h", STD, r"<(ATen|c10|torch)/.*>"]),
+    ("ntm.cpp", [r"tensors\.h", r"cpu/isa\.h", r"cuda/layer\.h", STD, r"<(ATen|c10|torch)/.*>"]),
     ("bind.cpp", [r"ops\.h", r"cpu/isa\.h", r"cells/list\.h", STD, r"<pybind11/.*>"]),
 ]
 LISTED = re.findall(r"^\s+X\((\w+)\)", (CSRC / "cells/list.h").read_text().split("RNN_CONTROLLERS")[0], re.M)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ISAS
+from conftest import EXECUTED_CUDA, ISAS
 from torch.autograd import gradcheck, gradgradcheck
 
 import rnnkernels as rk
@@ -78,14 +78,15 @@ def leaves(problem):
 @each([*DIFFERENTIABLE, *(step_of(c) for c in DIFFERENTIABLE[3:7])])
 def test_gradcheck(case, isa):
     problem = MachineProblem(case, seed=1)
-    assert gradcheck(lambda *t: problem.run(function(case), *t), leaves(problem), fast_mode=isa != ISAS[-1])
+    fast = isa != ISAS[-1] or EXECUTED_CUDA
+    assert gradcheck(lambda *t: problem.run(function(case), *t), leaves(problem), fast_mode=fast)
 
 
 @quiet
 @pytest.mark.parametrize("case", [*DIFFERENTIABLE[:1], *(step_of(c) for c in DIFFERENTIABLE[3:7])], ids=str)
 def test_gradgradcheck(case):
     problem = MachineProblem(case, seed=2)
-    assert gradgradcheck(lambda *t: problem.run(function(case), *t), leaves(problem), fast_mode=case.T > 0)
+    assert gradgradcheck(lambda *t: problem.run(function(case), *t), leaves(problem), fast_mode=case.T > 0 or EXECUTED_CUDA)
 
 
 @quiet

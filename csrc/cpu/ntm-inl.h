@@ -16,7 +16,8 @@ namespace rnn::RNN_ISA {
 #include "scratch-inl.h"
 #include "../walk/stage-inl.h"
 #include "cells-inl.h"
-#include "heads-inl.h"
+#include "rows-inl.h"
+#include "../walk/heads-inl.h"
 
 #define RNN_CONTROLLER(Cell) stages_of<Cell, Real>(MakeIndices<kStages<Cell>>()),
 template <class Real> inline constexpr CellStages<Real> kControllers[] = {RNN_CONTROLLERS(RNN_CONTROLLER)};
@@ -129,7 +130,7 @@ template <class Real> struct NtmForward {
 
   NtmForward(Arena& arena, const Facts& f, const NtmCall<Real>& c)
       : rows_(arena, f, c),
-        heads_(arena, c.machine, f, false),
+        heads_(arena, c.machine, rows_.record, false),
         scratch_(arena.take_if<Real>(!c.saved, kTileRows * rows_.record.numbers)),
         zeros_(arena.take<Real>(zeros())) {}
 
@@ -279,7 +280,7 @@ template <class Real> struct NtmBackward {
 
   NtmBackward(Arena& arena, const Facts& f, const NtmCall<Real>& c)
       : rows_(arena, f, c),
-        heads_(arena, c.machine, f, true),
+        heads_(arena, c.machine, rows_.record, true),
         versions_(arena.take<Real>(kTileRows * versions_size(c.machine))),
         first_weighting_(arena.take<Real>(kTileRows * c.machine.heads() * c.machine.padded_rows())),
         ld_reads_(padded_row<Real>(c.machine.read_numbers())) {

@@ -1,18 +1,5 @@
-// Scratch memory, and the few ways in which its rows are walked and copied.
+// The few ways in which rows of scratch memory are laid out, walked and copied.
 // Included once per instruction set, inside rnn::RNN_ISA.
-
-// Deals a block of memory out in pieces; from null it only measures.
-struct Arena {
-  char* base;
-  size_t used = 0;
-
-  template <class T> T* take(int64_t n) {
-    size_t at = used;
-    used += (static_cast<size_t>(n) * sizeof(T) + 63) / 64 * 64;
-    return base ? reinterpret_cast<T*>(base + at) : nullptr;
-  }
-  template <class T> T* take_if(bool wanted, int64_t n) { return wanted ? take<T>(n) : nullptr; }
-};
 
 // The length of a scratch row of n: whole vectors, and an odd line or so, or the rows of a tile would meet in the few
 // ways of one cache set.
@@ -59,5 +46,5 @@ template <class Real, class F> RNN_FN void over_tile(int rows, int units, F&& f)
 template <class Real> using MaskRows = const Real*;
 using RowFlags = const bool*;
 inline constexpr bool kKeepsSplit = true;
-#define RNN_STAGE_FN
+#define RNN_MACHINE_FN
 template <class V> RNN_FN V load_mask(MaskRows<typename V::Real> mask, int64_t i) { return V::load(mask + i); }

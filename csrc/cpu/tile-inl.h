@@ -3,16 +3,10 @@
 
 #define RNN_LAMBDA __attribute__((always_inline))
 
+#include "../walk/words-inl.h"
+
 template <class Real> inline constexpr int kLanes = Vector<Real>::kLanes;
 template <class Real> inline constexpr int kTileCols = kTileVectors * kLanes<Real>;
-
-// Not std's: a template shared with other instruction sets' files might be linked from the wrong one.
-template <class T> RNN_FN T min_of(T a, T b) { return b < a ? b : a; }
-template <class T> RNN_FN T max_of(T a, T b) { return a < b ? b : a; }
-RNN_FN int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-template <int... i> struct Indices {};
-template <int n> using MakeIndices = Indices<__integer_pack(n)...>;
 
 // [from, to) of piece `index` when n things are dealt to `pieces`.
 struct Slice {

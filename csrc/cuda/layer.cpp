@@ -78,8 +78,9 @@ template <class Real> class Walk {
   // Frames of the inputs as products read them. Where they lie one after the other they are read there.
   Tensor inputs() {
     const Timeline& time = c.time;
+    const bool aligned = reinterpret_cast<uintptr_t>(c.x) % 16 == 0;  // or products would differ by where x lies
     const bool by_tick = time.tick_place || time.steps() == 1 || c.x_tick == B * c.x_row;
-    if (!time.row_place && c.x_row == c.inputs && by_tick && !c.masks[kDropInput].on())
+    if (!time.row_place && c.x_row == c.inputs && by_tick && aligned && !c.masks[kDropInput].on())
       return matrix(c.x_at(time.begin, 0), frames, c.inputs);
     Tensor to = at::empty({frames, c.inputs}, options);
     table.gather_inputs(m, frames, data(to), stream);
@@ -107,6 +108,7 @@ template <class Real> struct Forward : Walk<Real> {
       : Base(cell, facts, call, card, device) {
     m.h = this->take(B * m.ld_h());
     if (c.masks[kDropFed].on()) m.masked = this->take(B * m.ld_h());
+    m.ld_masked = m.ld_h();
     for (int s = 1; s < f.states; ++s)
       if (!m.in_h(s)) m.state[s] = this->take(B * H);
     if (f.stages > 1 || c.w_hr) m.operand = this->take(B * H);

@@ -1,8 +1,8 @@
-// A layer on a card, or what of it the files of ops call.
+// Layers and the Neural Turing Machine on a card: what of them the files of ops call.
 #pragma once
 #include <c10/core/Device.h>
 
-#include "../walk/call.h"
+#include "../walk/ntm.h"
 
 namespace rnn::cuda {
 
@@ -14,5 +14,11 @@ void backward(int cell, const Facts&, const Call<Real>& call, const Timeline& ca
 
 // A drawn mask of so many rows of n numbers, the same at all ticks.
 template <class Real> void draw(const Call<Real>& call, MaskKind, int64_t rows, int64_t n, Real* to);
+
+// A Neural Turing Machine's walk, likewise. Says where the memories were.
+template <class Real>
+const char* ntm_forward(const Facts&, const NtmCall<Real>& call, const Timeline& card, c10::Device);
+template <class Real>
+const char* ntm_backward(const Facts&, const NtmCall<Real>& call, const Timeline& card, c10::Device);
 
 }  // namespace rnn::cuda

@@ -8,7 +8,7 @@
 #include "sweep.h"
 
 #define RNN_LAMBDA
-#define RNN_STAGE_FN __device__ __forceinline__
+#define RNN_MACHINE_FN __device__ __forceinline__
 
 namespace rnn::cuda {
 
@@ -33,6 +33,7 @@ struct RowFlags {
   RNN_FN bool operator[](int) const { return value; }
 };
 
+#include "../walk/words-inl.h"
 #include "../walk/stage-inl.h"
 
 }  // namespace rnn::cuda

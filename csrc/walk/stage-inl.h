@@ -1,6 +1,6 @@
 // Applies one stage of a cell to a tile of rows by hidden units, from the products that lie beside it.
 // Included once per machine, inside its namespace, where Vector<Real>, kTileRows, kTileCols<Real>, over_tile, MaskRows,
-// RowFlags, kKeepsSplit and RNN_STAGE_FN say what a tile is: on the CPU a few rows by a few vectors, in a CUDA thread
+// RowFlags, kKeepsSplit and RNN_MACHINE_FN say what a tile is: on the CPU a few rows by a few vectors, in a CUDA thread
 // one unit of one row.
 
 // What a cell says by leaving it out.
@@ -223,7 +223,7 @@ template <class Real, class V> RNN_FN V arrived(const BackwardTile<Real>& a, V d
 // Exactly one of the two where z is 1 or 0.
 template <class V> RNN_FN V blend(V z, V kept, V fresh) { return z * kept + (V(1) - z) * fresh; }
 
-template <class Cell, class Real, int S> RNN_STAGE_FN void forward_stage(const ForwardTile<Real>& a) {
+template <class Cell, class Real, int S> RNN_MACHINE_FN void forward_stage(const ForwardTile<Real>& a) {
   using V = Vector<Real>;
   constexpr int kFirst = kFirstGate<Cell, S>, kEnd = Cell::kStageEnd[S];
   over_tile<Real>(a.rows, a.units, [&](int i, int j, auto... width) RNN_LAMBDA {
@@ -297,7 +297,7 @@ template <class Cell, class Real, int S> RNN_STAGE_FN void forward_stage(const F
   });
 }
 
-template <class Cell, class Real, int S> RNN_STAGE_FN void backward_stage(const BackwardTile<Real>& a) {
+template <class Cell, class Real, int S> RNN_MACHINE_FN void backward_stage(const BackwardTile<Real>& a) {
   using V = Vector<Real>;
   constexpr int C = Cell::kCell;
   over_tile<Real>(a.rows, a.units, [&](int i, int j, auto... width) RNN_LAMBDA {

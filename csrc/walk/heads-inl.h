@@ -1,54 +1,13 @@
 // The heads of one row at one tick: addressing, reading, writing, and their gradients. Vectors run over the memory's
-// rows. Included once per instruction set, inside rnn::RNN_ISA.
-
-// v, or its first lanes and zero.
-template <class V> RNN_FN V live(V v) { return v; }
-template <class V> RNN_FN V live(V v, int width) {
-  typename V::Real lanes[V::kLanes];
-  v.store(lanes);
-  return V::load(lanes, width);
-}
-
-template <class V> RNN_FN typename V::Real first_lane(V v) {
-  typename V::Real lanes[V::kLanes];
-  v.store(lanes);
-  return lanes[0];
-}
-
-// Calls f(j, width...) over n numbers, and adds up what it returns or takes the largest.
-template <class Real, class F> RNN_FN void over_row(int64_t n, F&& f) {
-  over_tile<Real>(1, static_cast<int>(n), [&](int, int j, auto... width) RNN_LAMBDA { f(j, width...); });
-}
-template <class Real, class F> RNN_FN void over_padded(int64_t n, F&& f) {  // where n is whole vectors
-  for (int64_t j = 0; j < n; j += kLanes<Real>) f(j);
-}
-template <class Real, class F> RNN_FN Real sum_row(int64_t n, F&& f) {
-  using V = Vector<Real>;
-  V sum(0);
-  over_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA { sum = sum + live(f(j, width...), width...); });
-  return V::sum(sum);
-}
-template <class Real> RNN_FN Real largest(const Real* x, int64_t n) {
-  using V = Vector<Real>;
-  V most(x[0]);
-  over_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA {
-    if constexpr (sizeof...(width) == 0)
-      most = V::max(most, V::load(x + j));
-    else  // lanes beyond the end are zero: x may be less
-      for (int64_t i = j; i < n; ++i) most = V::max(most, V(x[i]));
-  });
-  Real lanes[V::kLanes];
-  most.store(lanes);
-  for (int i = 1; i < V::kLanes; ++i) lanes[0] = max_of(lanes[0], lanes[i]);
-  return lanes[0];
-}
+// rows. Included once per machine, inside its namespace, where over_row, sum_row, once, total and their kin say who
+// does it: on the CPU one thread (cpu/rows-inl.h), on a card a block of them (cuda/team.cuh).
 
 template <class Real> class HeadRow {
   using V = Vector<Real>;
 
  public:
-  HeadRow(Arena& arena, const Machine& machine, const Facts& f, bool backward)
-      : m_(machine), at_(machine, f), rows_(machine.padded_rows()) {
+  RNN_FN HeadRow(Arena& arena, const Machine& machine, const Record& record, bool backward)
+      : m_(machine), at_(record), rows_(machine.padded_rows()) {
     int64_t halo = Machine::pad(m_.shift.range) + rows_ + m_.shift.range + V::kLanes;
     gated_ = arena.take<Real>(halo) + Machine::pad(m_.shift.range);
     shifted_ = arena.take<Real>(rows_);
@@ -64,7 +23,7 @@ template <class Real> class HeadRow {
 
   // One tick. `record` holds the parameters, and takes what is saved; `before`: the weightings of the tick before,
   // which may be its own.
-  void forward(Real* record, const Real* before, Real* memory, Real* reads) {
+  RNN_MACHINE_FN void forward(Real* record, const Real* before, Real* memory, Real* reads) {
     value_ = record + at_.values;
     if (!m_.activated) activate(record + at_.parameters, record + at_.values);
     for (int p = 0; p < m_.phases(); ++p) {
@@ -80,7 +39,7 @@ template <class Real> class HeadRow {
   }
 
   // The writes of a tick once more, at most `count` of them, each to the next version of the memory.
-  void replay(const Real* record, Real* memory, int count) {
+  RNN_MACHINE_FN void replay(const Real* record, Real* memory, int count) {
     value_ = record + at_.values;
     for (int p = 0; p < m_.phases() && count; ++p) {
       Phase phase = m_.phase(p);
@@ -94,8 +53,8 @@ template <class Real> class HeadRow {
   // The gradients of one tick. `dweighting` (K, padded rows) and `dmemory` are of what the tick left, then of what it
   // found; `dreads` of what was read; `dparameters` is written. `memory` is what the tick found, and what each write
   // left that a later phase sees.
-  void backward(const Real* record, const Real* before, const Real* memory, const Real* dreads, Real* dweighting,
-                Real* dmemory, Real* dparameters) {
+  RNN_MACHINE_FN void backward(const Real* record, const Real* before, const Real* memory, const Real* dreads,
+                               Real* dweighting, Real* dmemory, Real* dparameters) {
     value_ = record + at_.values;
     for (int p = m_.phases() - 1; p >= 0; --p) {
       Phase phase = m_.phase(p);
@@ -111,12 +70,18 @@ template <class Real> class HeadRow {
   }
 
  private:
-  template <class Row> auto weighting(Row* record, int h) const { return record + at_.weightings + h * rows_; }
-  template <class Row> auto content(Row* record, int h) const { return record + at_.contents + h * rows_; }
-  template <class Row> auto similarity(Row* record, int h) const { return record + at_.similarities + h * rows_; }
+  template <class Row> RNN_MACHINE_FN auto weighting(Row* record, int h) const {
+    return record + at_.weightings + h * rows_;
+  }
+  template <class Row> RNN_MACHINE_FN auto content(Row* record, int h) const {
+    return record + at_.contents + h * rows_;
+  }
+  template <class Row> RNN_MACHINE_FN auto similarity(Row* record, int h) const {
+    return record + at_.similarities + h * rows_;
+  }
 
   // Calls f(Indices<heads>, first) for at most four heads of a phase at a time: so many read the memory in one go.
-  template <class F> static void by_four(const Phase& phase, F&& f) {
+  template <class F> RNN_MACHINE_FN static void by_four(const Phase& phase, F&& f) {
     for (int first = 0; first < phase.heads(); first += 4) {
       int n = min_of(4, phase.heads() - first);
       n == 1   ? f(Indices<1>{}, first)
@@ -127,9 +92,9 @@ template <class Real> class HeadRow {
   }
 
   // What head h takes, activated, and the gradient of that.
-  const Real* of(int h) const { return value_ + m_.head_at(h); }
-  Real* dof(int h) const { return dvalue_ + m_.head_at(h); }
-  Real key_norm(int h) const {
+  RNN_MACHINE_FN const Real* of(int h) const { return value_ + m_.head_at(h); }
+  RNN_MACHINE_FN Real* dof(int h) const { return dvalue_ + m_.head_at(h); }
+  RNN_MACHINE_FN Real key_norm(int h) const {
     const Real* key = of(h);
     auto square = [&](int j, auto... width) RNN_LAMBDA {
       V k = V::load(key + j, width...);
@@ -137,20 +102,20 @@ template <class Real> class HeadRow {
     };
     return first_lane(V::sqrt(V(sum_row<Real>(m_.width, square))));
   }
-  Cosine<V> cosine() const { return {m_.guard, V(static_cast<Real>(m_.eps))}; }
+  RNN_MACHINE_FN Cosine<V> cosine() const { return {m_.guard, V(static_cast<Real>(m_.eps))}; }
 
   // ---------------------------------------------------------------------------------------------------- activations
 
-  V clip(V x) const {
+  RNN_MACHINE_FN V clip(V x) const {
     V bound(static_cast<Real>(m_.head_clip));
     return V::max(V(0) - bound, V::min(bound, x));
   }
-  template <class F> void apply(const Real* raw, int64_t n, Real* to, F&& f) const {
+  template <class F> RNN_MACHINE_FN void apply(const Real* raw, int64_t n, Real* to, F&& f) const {
     over_row<Real>(
         n, [&](int j, auto... width) RNN_LAMBDA { f(clip(V::load(raw + j, width...))).store(to + j, width...); });
   }
 
-  void activate(const Real* raw, Real* values) const {
+  RNN_MACHINE_FN void activate(const Real* raw, Real* values) const {
     for (int h = 0; h < m_.heads(); ++h) {
       const Real* x = raw + m_.head_at(h);
       Real* y = values + m_.head_at(h);
@@ -166,7 +131,7 @@ template <class Real> class HeadRow {
       squash(m_.tanh_add, x + m_.add(), y + m_.add());
     }
   }
-  void squash(bool tanhs, const Real* x, Real* y) const {
+  RNN_MACHINE_FN void squash(bool tanhs, const Real* x, Real* y) const {
     if (tanhs)
       apply(x, m_.width, y, [](V v) RNN_LAMBDA { return tanh(v); });
     else
@@ -174,7 +139,8 @@ template <class Real> class HeadRow {
   }
 
   // f(raw, activated, gradient of that) is the gradient of the raw one, where it was not clipped.
-  template <class F> void pull(const Real* raw, const Real* y, const Real* dy, int64_t n, Real* to, F&& f) const {
+  template <class F> RNN_MACHINE_FN void pull(const Real* raw, const Real* y, const Real* dy, int64_t n, Real* to,
+                                              F&& f) const {
     V bound(static_cast<Real>(m_.head_clip));
     over_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA {
       V x = V::load(raw + j, width...);
@@ -182,7 +148,7 @@ template <class Real> class HeadRow {
       (d * V::one_if_positive(bound - V::abs(x), V(0))).store(to + j, width...);
     });
   }
-  void activate_backward(const Real* raw, Real* to) {
+  RNN_MACHINE_FN void activate_backward(const Real* raw, Real* to) {
     if (m_.activated) return copy(to, dvalue_, m_.parameters());
     auto linear = [](V, V, V d) RNN_LAMBDA { return d; };
     auto tanhs = [](V, V y, V d) RNN_LAMBDA { return d * dtanh(y); };
@@ -211,7 +177,7 @@ template <class Real> class HeadRow {
 
   // The similarity of each head's key with each row, and the rows' norms.
   template <int KN>
-  void compare(const Phase& phase, int first, const Real* memory, Real* record, Real* norms) const {
+  RNN_MACHINE_FN void compare(const Phase& phase, int first, const Real* memory, Real* record, Real* norms) const {
     const Real* key[KN];
     Real* to[KN];
     V norm[KN];
@@ -224,39 +190,37 @@ template <class Real> class HeadRow {
     auto columns = [&]<int NV>(Indices<NV>, int64_t i) RNN_LAMBDA {
       constexpr int L = V::kLanes;
       V dot[KN][NV], squares[NV];
-#pragma GCC unroll 2
+      RNN_UNROLL(2)
       for (int v = 0; v < NV; ++v) {
         squares[v] = V(0);
-#pragma GCC unroll 4
+        RNN_UNROLL(4)
         for (int k = 0; k < KN; ++k) dot[k][v] = V(0);
       }
-      for (int64_t m = 0; m < m_.width; ++m)
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) {
-          V x = V::load(memory + m * rows_ + i + v * L);
-          squares[v] = V::fma(x, x, squares[v]);
-#pragma GCC unroll 4
-          for (int k = 0; k < KN; ++k) dot[k][v] = V::fma(V::broadcast(key[k] + m), x, dot[k][v]);
-        }
-#pragma GCC unroll 2
+      for (int64_t m = 0; m < m_.width; ++m) RNN_UNROLL(2)
+      for (int v = 0; v < NV; ++v) {
+        V x = V::load(memory + m * rows_ + i + v * L);
+        squares[v] = V::fma(x, x, squares[v]);
+        RNN_UNROLL(4)
+        for (int k = 0; k < KN; ++k) dot[k][v] = V::fma(V::broadcast(key[k] + m), x, dot[k][v]);
+      }
+      RNN_UNROLL(2)
       for (int v = 0; v < NV; ++v) {
         V length = V::sqrt(squares[v]);
         length.store(norms + i + v * L);
-#pragma GCC unroll 4
+        RNN_UNROLL(4)
         for (int k = 0; k < KN; ++k) cosine().forward(dot[k][v], norm[k], length).store(to[k] + i + v * L);
       }
     };
-    int64_t i = 0;
-    for (; i + 2 * V::kLanes <= rows_; i += 2 * V::kLanes) columns(Indices<2>{}, i);
-    for (; i < rows_; i += V::kLanes) columns(Indices<1>{}, i);
-    for (int64_t j = m_.rows; j < rows_; ++j) {  // without a guard nothing over nothing would stand here
+    over_padded_by_two<Real>(rows_, columns);
+    over_numbers(m_.rows, rows_, [&](int64_t j) {  // without a guard nothing over nothing would stand here
       norms[j] = 1;
+      RNN_UNROLL(4)
       for (int k = 0; k < KN; ++k) to[k][j] = 0;
-    }
+    });
   }
 
   // to = softmax(strength x) over n entries; in place, if that is where x lies.
-  void softmax(const Real* x, V strength, int64_t n, Real* to) const {
+  RNN_MACHINE_FN void softmax(const Real* x, V strength, int64_t n, Real* to) const {
     V most(largest(x, n));
     Real sum = sum_row<Real>(n, [&](int j, auto... width) RNN_LAMBDA {
       V e = exp(strength * (V::load(x + j, width...) - most));
@@ -268,14 +232,14 @@ template <class Real> class HeadRow {
   }
 
   // Entries of a weighting beyond its ends, around which it is closed.
-  void close(Real* w) const {
-    for (int64_t j = 0; j < m_.shift.range; ++j) {
+  RNN_MACHINE_FN void close(Real* w) const {
+    over_numbers(0, m_.shift.range, [&](int64_t j) {
       w[-1 - j] = w[m_.rows - 1 - j % m_.rows];
       w[m_.rows + j] = w[j % m_.rows];
-    }
+    });
   }
   // The weighting after interpolation, closed, and after the shift.
-  void gate_and_shift(int h, const Real* contents, const Real* before) {
+  RNN_MACHINE_FN void gate_and_shift(int h, const Real* contents, const Real* before) {
     V gate(of(h)[m_.gate()]);
     over_row<Real>(m_.rows, [&](int j, auto... width) RNN_LAMBDA {
       V w = Interpolation::forward(gate, V::load(contents + j, width...), V::load(before + j, width...));
@@ -289,11 +253,11 @@ template <class Real> class HeadRow {
     });
   }
 
-  void focus(int h, Real* record, const Real* all_before) {
+  RNN_MACHINE_FN void focus(int h, Real* record, const Real* all_before) {
     const Real* parameters = of(h);
     Real *contents = content(record, h), *w = weighting(record, h);
     softmax(similarity(record, h), V(parameters[m_.strength()]), m_.rows, contents);
-    for (int64_t j = m_.rows; j < rows_; ++j) contents[j] = 0;
+    over_numbers(m_.rows, rows_, [&](int64_t j) { contents[j] = 0; });
     gate_and_shift(h, contents, all_before + h * rows_);
     V most(largest(shifted_, m_.rows)), gamma(parameters[m_.sharpening()]);
     Real sum = sum_row<Real>(m_.rows, [&](int j, auto... width) RNN_LAMBDA {
@@ -306,12 +270,13 @@ template <class Real> class HeadRow {
       sum += static_cast<Real>(m_.sharpen_eps) * first_lane(exp(V(0) - gamma * log(Sharpening::raised(most))));
     over_row<Real>(
         m_.rows, [&](int j, auto... width) RNN_LAMBDA { (V::load(w + j, width...) / V(sum)).store(w + j, width...); });
-    for (int64_t j = m_.rows; j < rows_; ++j) w[j] = 0;
+    over_numbers(m_.rows, rows_, [&](int64_t j) { w[j] = 0; });
   }
 
   // dweighting of head h becomes that of the tick before; leaves the gradients of its scalars and shifts, of its dot
   // products, of its key by way of |key|, and adds to what the rows are multiplied with for their norms' sake.
-  void focus_backward(int h, const Real* record, const Real* all_before, const Real* norms, Real* all_dw) {
+  RNN_MACHINE_FN void focus_backward(int h, const Real* record, const Real* all_before, const Real* norms,
+                                     Real* all_dw) {
     const Real *parameters = of(h), *contents = content(record, h), *w = weighting(record, h),
                *similarities = similarity(record, h), *before = all_before + h * rows_;
     Real *d = dof(h), *dw = all_dw + h * rows_;
@@ -335,14 +300,16 @@ template <class Real> class HeadRow {
       Real total = sum_row<Real>(n, [&](int j, auto...) RNN_LAMBDA { return V::load(w + j); });
       more = first_lane(log(Sharpening::raised(most)) * dw_sum) * (1 - total);
     }
-    d[m_.sharpening()] = V::sum(dgamma) + more;
+    Real sharpening = total(dgamma) + more;
+    once([&] { d[m_.sharpening()] = sharpening; });
 
     close(dshifted_);
     const Real* distribution = parameters + m_.shifts();
     for (int s = 0; s < m_.shift.width(); ++s) {
       const Real* from = gated_ - m_.shift.of(s);
-      d[m_.shifts() + s] =
+      Real sum =
           sum_row<Real>(n, [&](int j, auto...) RNN_LAMBDA { return V::load(dshifted_ + j) * V::load(from + j); });
+      once([&] { d[m_.shifts() + s] = sum; });
     }
     V gate(parameters[m_.gate()]), dgate(0);
     Real* dcontents = shifted_;
@@ -354,7 +321,8 @@ template <class Real> class HeadRow {
       dc.store(dcontents + j);
       db.store(dw + j);
     });
-    d[m_.gate()] = V::sum(dgate);
+    Real dgates = total(dgate);
+    once([&] { d[m_.gate()] = dgates; });
 
     V strength(parameters[m_.strength()]), dcontents_sum(along(dcontents, contents)), dstrength(0), dkey(0);
     V norm(key_norm(h));
@@ -367,30 +335,33 @@ template <class Real> class HeadRow {
       ddot.store(ddot_ + h * rows_ + j);
       (V::load(along_ + j) + own).store(along_ + j);
     });
-    for (int64_t j = ceil_div(n, V::kLanes) * V::kLanes; j < rows_; ++j) ddot_[h * rows_ + j] = 0;
-    d[m_.strength()] = V::sum(dstrength);
+    over_numbers(ceil_div(n, V::kLanes) * V::kLanes, rows_, [&](int64_t j) { ddot_[h * rows_ + j] = 0; });
+    Real dstrengths = total(dstrength);
+    once([&] { d[m_.strength()] = dstrengths; });
     // of |key|, along the key; a key of zeros has no direction
-    V scale = V(V::sum(dkey)) / V::max(norm, V(Cosine<V>::kShortest));
+    V scale = V(total(dkey)) / V::max(norm, V(Cosine<V>::kShortest));
     over_row<Real>(m_.width, [&](int j, auto... width)
                                  RNN_LAMBDA { (V::load(parameters + j, width...) * scale).store(d + j, width...); });
   }
 
   // From the gradients of the dot products and norms: those of keys, and of the memory. Both parts of the latter are
   // added up first: for a narrow memory they all but cancel.
-  template <int KN> void compare_backward(const Phase& phase, int first, const Real* memory, Real* dmemory) {
+  template <int KN> RNN_MACHINE_FN void compare_backward(const Phase& phase, int first, const Real* memory,
+                                                         Real* dmemory) {
     const Real *key[KN], *ddot[KN];
     for (int k = 0; k < KN; ++k) {
       int h = phase.head(first + k);
       key[k] = of(h), ddot[k] = ddot_ + h * rows_;
     }
-    for (int64_t m = 0; m < m_.width; ++m) {
+    over_width(m_.width, [&](int64_t m) RNN_LAMBDA {
       const Real* row = memory + m * rows_;
       Real* drow = dmemory + m * rows_;
       V dkey[KN];
+      RNN_UNROLL(4)
       for (int k = 0; k < KN; ++k) dkey[k] = V(0);
-      over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+      over_lanes<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
         V x = V::load(row + j), dx = first ? V(0) : x * V::load(along_ + j);
-#pragma GCC unroll 4
+        RNN_UNROLL(4)
         for (int k = 0; k < KN; ++k) {
           V d = V::load(ddot[k] + j);
           dkey[k] = V::fma(d, x, dkey[k]);
@@ -398,27 +369,33 @@ template <class Real> class HeadRow {
         }
         (V::load(drow + j) + dx).store(drow + j);
       });
-      for (int k = 0; k < KN; ++k) dof(phase.head(first + k))[m] += V::sum(dkey[k]);
-    }
+      RNN_UNROLL(4)
+      for (int k = 0; k < KN; ++k) {
+        Real sum = lanes_total(dkey[k]);
+        first_lane_does([&] { dof(phase.head(first + k))[m] += sum; });
+      }
+    });
   }
 
   // ------------------------------------------------------------------------------------------------ reading, writing
 
-  // Four sums at a time: one alone would wait for itself.
-  void read(const Real* memory, const Real* w, Real* to) const {
-    int64_t m = 0;
-    for (; m + 4 <= m_.width; m += 4) read<4>(memory + m * rows_, w, to + m);
-    for (; m < m_.width; ++m) read<1>(memory + m * rows_, w, to + m);
-  }
-  template <int KM> void read(const Real* memory, const Real* w, Real* to) const {
-    V sum[KM];
-    for (int m = 0; m < KM; ++m) sum[m] = V(0);
-    over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
-      V of_row = V::load(w + j);
-#pragma GCC unroll 4
-      for (int m = 0; m < KM; ++m) sum[m] = Read::forward(sum[m], of_row, V::load(memory + m * rows_ + j));
+  RNN_MACHINE_FN void read(const Real* memory, const Real* w, Real* to) const {
+    over_width_by_four(m_.width, [&]<int KM>(Indices<KM>, int64_t first) RNN_LAMBDA {
+      const Real* from = memory + first * rows_;
+      V sum[KM];
+      RNN_UNROLL(4)
+      for (int m = 0; m < KM; ++m) sum[m] = V(0);
+      over_lanes<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+        V of_row = V::load(w + j);
+        RNN_UNROLL(4)
+        for (int m = 0; m < KM; ++m) sum[m] = Read::forward(sum[m], of_row, V::load(from + m * rows_ + j));
+      });
+      RNN_UNROLL(4)
+      for (int m = 0; m < KM; ++m) {
+        Real of_all = lanes_total(sum[m]);
+        first_lane_does([&] { to[first + m] = of_all; });
+      }
     });
-    for (int m = 0; m < KM; ++m) to[m] = V::sum(sum[m]);
   }
   // What a head that reads or writes has, and the gradients of it.
   struct Reader {
@@ -429,53 +406,58 @@ template <class Real> class HeadRow {
     const Real *w, *erase, *add;
     Real *dw, *derase, *dadd;
   };
-  Writer* find(Heads heads, const Real* record, Real* all_dw) const {
-    for (int k = 0; k < heads.size(); ++k) {
-      int h = heads.from + k;
+  RNN_MACHINE_FN Writer* find(Heads heads, const Real* record, Real* all_dw) const {
+    over_numbers(0, heads.size(), [&](int64_t k) {
+      int h = heads.from + static_cast<int>(k);
       writers_[k] = {weighting(record, h), of(h) + m_.erase(), of(h) + m_.add(), nullptr, nullptr, nullptr};
-      if (!all_dw) continue;
+      if (!all_dw) return;
       writers_[k].dw = all_dw + h * rows_;
       writers_[k].derase = dof(h) + m_.erase();
       writers_[k].dadd = dof(h) + m_.add();
-    }
+    });
     return writers_;
   }
 
-  void write(Heads heads, const Real* memory, const Real* record, Real* to) const {
+  RNN_MACHINE_FN void write(Heads heads, const Real* memory, const Real* record, Real* to) const {
     Writer* by = find(heads, record, nullptr);
     heads.size() == 1 ? write<1>(by, 1, memory, to) : write<0>(by, heads.size(), memory, to);
   }
   // KN: how many heads write, where that is known here; else 0.
-  template <int KN> void write(const Writer* writers, int count, const Real* memory, Real* to) const {
+  template <int KN> RNN_MACHINE_FN void write(const Writer* writers, int count, const Real* memory, Real* to) const {
     const Writer one = writers[0], *by = KN == 1 ? &one : writers;
     const int n = KN ? KN : count;
-    for (int64_t m = 0; m < m_.width; ++m)
-      over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+    over_width(m_.width, [&](int64_t m) RNN_LAMBDA {
+      over_lanes<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
         V x = V::load(memory + m * rows_ + j);
         for (int k = 0; k < n; ++k) x = Erase::forward(x, V::load(by[k].w + j), V::broadcast(by[k].erase + m));
         for (int k = 0; k < n; ++k) x = Add::forward(x, V::load(by[k].w + j), V::broadcast(by[k].add + m));
         x.store(to + m * rows_ + j);
       });
+    });
   }
 
   // From the gradient of the memory that a phase left, and of what was read: that of the memory it found, as far as
   // reading and writing go, and of the weightings, erase and add vectors.
-  void access_backward(const Phase& phase, const Real* memory, const Real* record, const Real* dreads, Real* all_dw,
-                       Real* dmemory) {
+  RNN_MACHINE_FN void access_backward(const Phase& phase, const Real* memory, const Real* record, const Real* dreads,
+                                      Real* all_dw, Real* dmemory) {
     Writer* writers = find(phase.writes, record, all_dw);
-    for (int k = 0; k < phase.reads.size(); ++k) {
-      int h = phase.reads.from + k;
+    over_numbers(0, phase.reads.size(), [&](int64_t k) {
+      int h = phase.reads.from + static_cast<int>(k);
       readers_[k] = {weighting(record, h), dreads + h * m_.width, all_dw + h * rows_};
-    }
-    phase.reads.size() == 1 && phase.writes.size() == 1
-        ? access_backward<true>(readers_, 1, writers, 1, memory, dmemory)
-        : access_backward<false>(readers_, phase.reads.size(), writers, phase.writes.size(), memory, dmemory);
+    });
+    const int reads = phase.reads.size(), writes = phase.writes.size();
+    if constexpr (!kOneWalk)
+      access_backward_by_team(readers_, reads, writers, writes, memory, dmemory);
+    else if (reads == 1 && writes == 1)
+      access_backward<true>(readers_, 1, writers, 1, memory, dmemory);
+    else
+      access_backward<false>(readers_, reads, writers, writes, memory, dmemory);
   }
   // Erases are gone through backwards, each finding what the ones before it had left, which is made once more. kPair:
   // one head reads and one writes, which is known when this is compiled.
   template <bool kPair>
-  void access_backward(const Reader* readers, int reads, const Writer* writers, int writes, const Real* memory,
-                       Real* dmemory) {
+  RNN_MACHINE_FN void access_backward(const Reader* readers, int reads, const Writer* writers, int writes,
+                                      const Real* memory, Real* dmemory) {
     const Reader one_reader = kPair ? readers[0] : Reader{}, *reader = kPair ? &one_reader : readers;
     const Writer one_writer = kPair ? writers[0] : Writer{}, *writer = kPair ? &one_writer : writers;
     const int nr = kPair ? 1 : reads, nw = kPair ? 1 : writes;
@@ -512,8 +494,51 @@ template <class Real> class HeadRow {
     }
   }
 
+  // The same by a team: the sums over rows first, then those over columns, which also leave the memory's gradient. What
+  // the erases before a writer left, and what came through those after it, are products of their own.
+  RNN_MACHINE_FN void access_backward_by_team(const Reader* readers, int nr, const Writer* writers, int nw,
+                                              const Real* memory, Real* dmemory) const {
+    auto erased = [&](V x, int from, int to, int64_t m, int64_t j) RNN_LAMBDA {
+      for (int k = from; k < to; ++k) x = Erase::forward(x, V::load(writers[k].w + j), V(writers[k].erase[m]));
+      return x;
+    };
+    over_width(m_.width, [&](int64_t m) RNN_LAMBDA {
+      for (int k = 0; k < nw; ++k) {
+        V derase(0), dadd(0);
+        over_lanes<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+          V after = V::load(dmemory + m * rows_ + j), w = V::load(writers[k].w + j), dw(0);
+          V d = erased(after, k + 1, nw, m, j), x = erased(V::load(memory + m * rows_ + j), 0, k, m, j);
+          Add::backward(after, w, V(writers[k].add[m]), dw, dadd);
+          Erase::backward(x, w, V(writers[k].erase[m]), d, dw, derase);
+        });
+        Real erase_sum = lanes_total(derase), add_sum = lanes_total(dadd);
+        first_lane_does([&] {
+          writers[k].derase[m] = erase_sum;
+          writers[k].dadd[m] = add_sum;
+        });
+      }
+    });
+    over_padded<Real>(rows_, [&](int64_t j) RNN_LAMBDA {
+      for (int64_t m = 0; m < m_.width; ++m) {
+        V after = V::load(dmemory + m * rows_ + j), d = after, found = V::load(memory + m * rows_ + j), none(0);
+        for (int k = nw - 1; k >= 0; --k) {
+          V w = V::load(writers[k].w + j), dw = V::load(writers[k].dw + j);
+          Add::backward(after, w, V(writers[k].add[m]), dw, none);
+          Erase::backward(erased(found, 0, k, m, j), w, V(writers[k].erase[m]), d, dw, none);
+          dw.store(writers[k].dw + j);
+        }
+        for (int k = 0; k < nr; ++k) {
+          V dw = V::load(readers[k].dw + j);
+          Read::backward(V(readers[k].dread[m]), V::load(readers[k].w + j), found, dw, d);
+          dw.store(readers[k].dw + j);
+        }
+        d.store(dmemory + m * rows_ + j);
+      }
+    });
+  }
+
   const Machine& m_;
-  const Record at_;
+  const Record& at_;
   const int64_t rows_;           // padded
   const Real* value_ = nullptr;  // of the record at hand
   Real *gated_, *shifted_;
