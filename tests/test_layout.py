@@ -16,7 +16,8 @@ from rnnkernels import _C, modules, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
-OBJECTS = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}" / "CMakeFiles/rnn_core.dir/csrc/cpu"
+TREE = f"cmake-{sys.implementation.cache_tag}" + "-cuda" * bool(_C.build_info()["cuda"])
+OBJECTS = ROOT / "build" / TREE / "CMakeFiles/rnn_core.dir/csrc/cpu"
 FILES = sorted(p.relative_to(CSRC).as_posix() for p in CSRC.rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"})
 
 STD = r"<[a-z_]+>"
