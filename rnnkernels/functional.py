@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import reference
+from . import _C, reference
 from .fused import warn_once
 from .ops import LAYERS, NTM, NTM_STEP, Layer, Machine
 from .options import GRAVES2014, PLAIN, Conventions, Options
@@ -79,8 +79,8 @@ def layer(
     tensors = (x, w_ih, w_hh, b_ih, b_hh, w_hr, unit, *states, *reset_states)
     if autocasts(x):
         tensors = _autocast(tensors, torch.get_autocast_dtype(x.device.type))
-    if not (x.is_cpu or x.is_meta):
-        warn_once(f"{cell} runs in plain torch, tick by tick: there is no kernel for device {x.device.type!r} yet")
+    if not has_kernel(x):
+        warn_once(f"{cell} runs in plain torch, tick by tick: this build has no kernel for device {x.device.type!r}")
         initial, resetting = tensors[7 : 7 + op.states], tensors[7 + op.states :]
         return reference.layer(
             cell, *tensors[:6], initial, batch_sizes, reverse, unit=tensors[6], lengths=lengths, resets=resets,
@@ -112,6 +112,14 @@ def _zero_states(
     c = h if w_hr is None else x.new_zeros(rows, hidden)
     gate = h if block_size == 1 else x.new_zeros(rows, hidden // block_size)
     return [h, *(gate if s < op.fed else c for s in range(1, op.states))]
+
+
+CUDA = _C.build_info()["cuda"] not in (False, "executed on the CPU")  # kernels for cards are built in
+
+
+def has_kernel(x: Tensor) -> bool:
+    """Whether there are kernels for the device of `x`."""
+    return x.is_cpu or x.is_meta or (CUDA and x.is_cuda)
 
 
 def autocasts(x: Tensor) -> bool:
@@ -239,8 +247,8 @@ def machine(op: Machine, tensors: tuple, lengths: tuple, c: Conventions, keep: b
     if autocasts(x):
         halves = (torch.bfloat16, torch.float16)
         tensors = tuple(t.float() if t is not None and t.dtype in halves else t for t in tensors)
-    if not (x.is_cpu or x.is_meta):
-        warn_once(f"{op.name} runs in plain torch, tick by tick: there is no kernel for device {x.device.type!r} yet")
+    if not has_kernel(x):
+        warn_once(f"{op.name} runs in plain torch, tick by tick: this build has no kernel for device {x.device.type!r}")
         plain = reference.ntm.ntm if op is NTM else reference.ntm.step
         return *plain(*tensors, *lengths, c), x.new_empty(0)
     return op(*tensors, *lengths, *c.flat(), keep=keep)

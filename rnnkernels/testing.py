@@ -28,6 +28,7 @@ __all__ = [
     "Problem",
     "assert_as_good_as",
     "fitted",
+    "on",
     "pairwise",
 ]
 
@@ -192,6 +193,26 @@ LARGE = (Case(100, 1, 256, 256), Case(100, 8, 128, 128), Case(28, 32, 28, 100), 
 
 
 Results = Callable[..., tuple[Tensor, ...]]
+
+
+def on(device: torch.device | str, function: Results) -> Results:
+    """`function`, run on `device`: what it is given goes there, its results come back, and so do gradients.
+
+    Lengths and batch sizes, which are integers, stay where they are, and so does a seed.
+    """
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device) if value.is_floating_point() or value.dtype == torch.bool else value
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return value._replace(**{name: move(v) for name, v in zip(value._fields, value, strict=True)})
+        return type(value)(map(move, value)) if isinstance(value, (tuple, list)) else value
+
+    def run(*args: Any, **keywords: Any) -> tuple[Tensor, ...]:
+        results = function(*map(move, args), **{name: move(value) for name, value in keywords.items()})
+        return tuple(r.cpu() for r in results)
+
+    return run
 
 
 class Judged:

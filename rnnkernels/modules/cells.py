@@ -113,7 +113,7 @@ class RecurrentCell(Base):
 
     def _tick(self, x: Tensor, states: Sequence[Tensor], weights: Arguments) -> Sequence[Tensor]:
         """The tick of a cell without options. x (B,I), states (B,·) or none: the next states."""
-        if not (x.is_cpu or x.is_meta) and hasattr(torch, f"{self.cell}_cell"):
+        if not functional.has_kernel(x) and hasattr(torch, f"{self.cell}_cell"):
             return self._tick_torch(x, states, weights)
         return functional.layer(self.cell, x.unsqueeze(0), *weights, states)[1:]
 

@@ -39,7 +39,9 @@ class Conversion(NamedTuple):
         return f"{what} stays: {self.reason}" if self.after is None else f"{what} -> {self.after}"
 
 
-def convert(model: nn.Module, to: str = "rnnkernels", report: list[Conversion] | None = None) -> nn.Module:
+def convert(
+    model: nn.Module, to: str = "rnnkernels", report: list[Conversion] | None = None, cuda: str = "cudnn"
+) -> nn.Module:
     """Replaces every torch.nn recurrent module in `model` by its drop-in from this package, or the other way round.
 
     The replacement takes over the very same Parameter objects, buffers, hooks, parametrizations and training mode; a
@@ -51,16 +53,20 @@ def convert(model: nn.Module, to: str = "rnnkernels", report: list[Conversion] |
         to: "rnnkernels" or "torch".
         report: a list to which one `Conversion` per recurrent module is appended. Each is also logged at INFO level by
             the logger "rnnkernels", and what had to stay is warned about in one warning naming the reasons.
+        cuda: "cudnn" leaves torch.nn's LSTM and GRU layers whose weights are on CUDA as they are, since no open kernel
+            trains those faster than cuDNN; "fused" replaces them all the same.
 
     Returns:
         `model`, or its replacement where the model itself is recurrent.
 
     Raises:
-        ValueError: unknown `to`.
+        ValueError: unknown `to` or `cuda`.
         TypeError: `model` is no module.
     """
     if to not in _KINDS:
         raise ValueError(f"to: expected 'rnnkernels' or 'torch', got {to!r}")
+    if cuda not in ("cudnn", "fused"):
+        raise ValueError(f"cuda: expected 'cudnn' or 'fused', got {cuda!r}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     done: dict[nn.Module, nn.Module] = {}
@@ -69,7 +75,7 @@ def convert(model: nn.Module, to: str = "rnnkernels", report: list[Conversion] |
     def visit(module: nn.Module, name: str) -> nn.Module:
         if module not in done:
             done[module] = module
-            kind, reason = _target(module, to)
+            kind, reason = _target(module, to, cuda)
             if kind is not None:
                 done[module] = _replace(module, kind)
             if kind is not None or reason is not None:
@@ -98,13 +104,19 @@ def _label(kind: type[nn.Module]) -> str:
     return f"{kind.__module__.split('.modules')[0]}.{kind.__name__}"
 
 
-def _target(module: nn.Module, to: str) -> tuple[type[nn.Module] | None, str | None]:
+def _is_on_cuda(module: nn.Module) -> bool:
+    return any(p.is_cuda for p in module.parameters(recurse=False))
+
+
+def _target(module: nn.Module, to: str, cuda: str) -> tuple[type[nn.Module] | None, str | None]:
     """The class that replaces `module`, or why none does, or neither where it is not recurrent."""
     old = _class_of(module)
     new = _KINDS[to].get(old)
     if new is not None:
         if "forward" in module.__dict__:
             return None, "its forward was replaced on the instance"
+        if cuda == "cudnn" and old in (nn.LSTM, nn.GRU) and _is_on_cuda(module):
+            return None, "on CUDA it is left to cuDNN (cuda='fused' replaces it)"
         # forget_bias has done its work when the parameters were made
         changed = module._changed() if isinstance(module, Base) else ()
         active = [f"{name}={value}" for name, value in changed if name != "forget_bias"]

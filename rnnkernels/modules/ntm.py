@@ -334,8 +334,8 @@ class NTM(nn.Module):
         if not return_trace:
             results = functional.ntm(*tensors, lengths, conventions)
         else:
-            if conventions.recompute or torch.compiler.is_compiling() or not x.is_cpu:
-                raise RuntimeError("return_trace: expected activations='save', on the CPU, outside torch.compile")
+            if conventions.recompute or torch.compiler.is_compiling() or not functional.has_kernel(x):
+                raise RuntimeError("return_trace: expected activations='save', a device with kernels, no torch.compile")
             *results, saved = functional.machine(OP, tensors, (lengths,), conventions, keep=True)
         y, h, c, *after = results
         after = NTMState((h, c) if self.controller == "lstm" else (), *after)

@@ -282,7 +282,7 @@ class Recurrent(Base):
             out; final states as in `hx`; and, if the options say so, all states (L,D,T,B,·) or (L,D,N,·), else ().
         """
         if self._plain and options is None and not keywords:
-            if not (x.is_cpu or x.is_meta) and hasattr(torch, self.cell):
+            if not functional.has_kernel(x) and hasattr(torch, self.cell):
                 return self._run_torch(x, weights, states, batch_sizes)
             if len(weights) == 1:  # spares one tick the stacking
                 states = [s.squeeze(0) for s in states]
