@@ -1,16 +1,19 @@
 """Check every kernel of this machine: each cell and the NTM, each instruction set and dtype, in under a minute.
 
 Outputs, final states and gradients are held against the float64 reference by the package's one error rule, and the
-float64 derivatives against finite differences (gradcheck). Ends with status 1 if a check fails.
+float64 derivatives against finite differences (gradcheck). With --device cuda the kernels of the card, on each of their
+paths, and what CPU and card make of the same seeds and masks. Ends with status 1 if a check fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,6 +31,7 @@ from ..testing import (
     MachineProblem,
     Problem,
     assert_as_good_as,
+    on,
 )
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -36,6 +40,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SIZES = tuple(case for case in CASES if case.I > 1 and (case.T, case.B, case.H) in ((1, 8, 9), (1, 8, 33), (63, 3, 33)))
 LONG_SUMS = LARGE[2:3]
 DERIVED = (Case(3, 2, 3, 5, layout="packed"), Case(3, 2, 3, 5, bias=False, reverse=True))
+PATHS = ("tick", "persistent")  # how a card's kernels walk through time: $RNNKERNELS_CUDA_PATH
 FLOAT64_TO_32 = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
 PROJECTED = (Case(3, 2, 3, 5, P=2),)
 
@@ -43,6 +48,7 @@ PROJECTED = (Case(3, 2, 3, 5, P=2),)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The check's arguments."""
     parser.add_argument("--seed", type=int, default=0, help="of the inputs and weights")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or one card of several: cuda:1")
 
 
 class Held:
@@ -63,6 +69,7 @@ class Held:
 
     def check(self, isa: str) -> None:
         """Raises AssertionError where the error rule is broken, or where another kernel ran than was asked for."""
+        isa = "cuda" if isa in PATHS else isa
         wanted = (f"rnnkernels::{self.op}_backward", isa, str(self.arithmetic).removeprefix("torch."))
         for problem, own, exact in self.held:
             actual = problem.outputs_and_gradients(self.function, self.dtype)
@@ -78,7 +85,7 @@ class Op:
     """What is checked of one op.
 
     Attributes:
-        problems: given a dtype, in which their values are exact.
+        problems: given a dtype, those to be checked in it.
         derived: float64 problems small enough for finite differences.
         dtypes: that it takes.
     """
@@ -96,16 +103,23 @@ class Op:
             torch.autograd.gradcheck(partial(problem.run, self.function), tensors, fast_mode=fast)
 
 
-def ops(seed: int) -> Iterator[Op]:
+def ops(seed: int, on_card: bool) -> Iterator[Op]:
     """Every cell's, and those of the Neural Turing Machine."""
+
+    def problems(name: str, projection: bool, dtype: torch.dtype) -> list[Problem]:
+        cases = (*SIZES, *OPTIONS[name][::8])
+        if not (on_card and dtype == torch.float64):  # long sums are torch's there, of an error we know from float32
+            cases += LONG_SUMS
+        values = dtype if dtype != torch.float64 else torch.float32
+        return [Problem(name, case, values, seed) for case in cases if case.P is None or projection]
+
     for cell in _C.cells():
         name = cell["name"]
-        cases = [c for c in (*SIZES, *OPTIONS[name][::8], *LONG_SUMS) if c.P is None or cell["projection"]]
         derived = DERIVED + (PROJECTED if cell["projection"] else ())
         yield Op(
             name,
             functional.layer,
-            lambda dtype, name=name, cases=cases: [Problem(name, case, dtype, seed) for case in cases],
+            partial(problems, name, cell["projection"]),
             [Problem(name, case, torch.float64, seed) for case in derived],
         )
     for name, function, cases in (("ntm", functional.ntm, MACHINES), ("ntm_step", functional.ntm_step, STEPS)):
@@ -130,26 +144,66 @@ def attempt(check: Callable[[], None]) -> str | None:
     return None
 
 
+def without_card(device: torch.device, built: str | bool) -> str | None:
+    """Why nothing can be checked on `device`, as one line, or None."""
+    if device.type not in ("cpu", "cuda"):
+        return f"--device: expected cpu or cuda, got {device.type}"
+    if device.type == "cpu":
+        return None
+    if not functional.CUDA:
+        return f"--device {device}: this build has no CUDA kernels ({built=}): README.md says how to build them"
+    if not torch.cuda.is_available():
+        return f"--device {device}: torch sees no card here"
+    return None
+
+
+@contextmanager
+def chosen(kernels: str) -> Iterator[None]:
+    """Within it an instruction set runs, or a path on the card."""
+    if kernels not in PATHS:
+        set_isa(kernels)
+        yield
+        return
+    before = os.environ.get("RNNKERNELS_CUDA_PATH")
+    os.environ["RNNKERNELS_CUDA_PATH"] = kernels
+    try:
+        yield
+    finally:
+        os.environ.pop("RNNKERNELS_CUDA_PATH")
+        if before is not None:
+            os.environ["RNNKERNELS_CUDA_PATH"] = before
+
+
 def run(args: argparse.Namespace) -> int:
-    """Prints one row for each op and instruction set; 1 if anything failed."""
+    """Prints one row for each op and instruction set, or path on the card; 1 if anything failed, 2 if nothing can be."""
     start, facts = time.perf_counter(), info()
+    device, built = torch.device(args.device), facts["build"]["cuda"]
+    if why := without_card(device, built):
+        print(f"rnnkernels check: {why}", file=sys.stderr)
+        return 2
     before, isas = facts["isa"], facts["available"]
-    print(f"rnnkernels {facts['version']}, torch {facts['torch']}, threads {facts['threads']}\n")
+    on_card = device.type == "cuda" or built == "executed on the CPU"
+    card = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    print(f"rnnkernels {facts['version']}, torch {facts['torch']}, threads {facts['threads']}{card}\n")
     names = [str(dtype).removeprefix("torch.") for dtype in DTYPES] + ["gradcheck"]
-    print(f"{'op':12} {'isa':8}" + "".join(f"{name:>10}" for name in names))
+    print(f"{'op':20} {'path' if on_card else 'isa':10}" + "".join(f"{name:>10}" for name in names))
     passed, failures = 0, []
     try:
-        for op in ops(args.seed):
+        for op in ops(args.seed, on_card):
+            if device.type != "cpu":
+                op = replace(op, function=on(device, op.function))
+            if on_card:
+                isas = PATHS if op.name in getattr(_C, "persistent_cells", tuple)() else PATHS[:1]
             held = []
             for dtype in DTYPES:
-                values = dtype if dtype != torch.float64 else torch.float32
-                held.append(Held(op.name, op.function, op.problems(values), dtype) if dtype in op.dtypes else None)
+                held.append(Held(op.name, op.function, op.problems(dtype), dtype) if dtype in op.dtypes else None)
             for isa in isas:
-                set_isa(isa)
-                print(f"{op.name:12} {isa:8}", end="", flush=True)
-                checks = [h and partial(h.check, isa) for h in held] + [partial(op.derivatives, isa != isas[-1])]
+                print(f"{op.name:20} {isa:10}", end="", flush=True)
+                fast = isa != isas[-1] or on_card
+                checks = [h and partial(h.check, isa) for h in held] + [partial(op.derivatives, fast)]
                 for name, check in zip(names, checks, strict=True):
-                    trouble = attempt(check) if check else None
+                    with chosen(isa):
+                        trouble = attempt(check) if check else None
                     failures += [f"{op.name} {isa} {name}: {trouble}"] if trouble else []
                     passed += bool(check) and not trouble
                     print(f"{'FAILED' if trouble else 'ok' if check else '-':>10}", end="", flush=True)
