@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from . import card
 from .cases import GRID, Case
 from .cases import VARIANTS as VARIANT_CASES
 from .contestants import TORCH
@@ -791,10 +792,11 @@ def main() -> None:
     runs = [run for run in runs if run.rows]
     if not runs:
         raise SystemExit(f"no results in {FOLDER}: run `make bench` first")
+    cards = sorted(card.CARDS.glob("*.json"))
     plotted = [run for run in runs if run.layers]
     for run in plotted:
         plot(run)
-    (HERE / "RESULTS.md").write_text(HEAD + "\n" + "\n".join(section(run) for run in runs))
+    (HERE / "RESULTS.md").write_text(HEAD + "\n" + "\n".join([*map(section, runs), *map(card.section, cards)]))
     print(
         f"wrote {HERE / 'RESULTS.md'} and {len(plotted)} plot(s)"
         + (

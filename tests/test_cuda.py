@@ -1,14 +1,19 @@
-"""The CUDA kernels without a GPU: the tests of the ops over the build that executes csrc/cuda on the CPU, thread by thread.
+"""The CUDA kernels without a GPU: the tests of the ops over a build that executes csrc/cuda on the CPU, by threads.
 
 `make cuda-on-cpu` builds it; tests/cuda_on_cpu/README.md says what such a run can show and what it cannot.
 """
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from bench import card, ntm
+from rnnkernels.testing import Case
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "build/cuda_on_cpu"
@@ -48,3 +53,37 @@ def test_over_cuda(tests, order):
     done = python("-m", "pytest", f"tests/{tests}", *options, CUDA_ON_CPU_SEED=str(order))
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout
+
+
+def test_check():
+    """Every op in every precision, as the owner of a card checks them."""
+    done = python("-m", "rnnkernels", "check", CUDA_ON_CPU_SEED="6")
+    assert done.returncode == 0 and " 0 failed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "bench"])
+def test_without_a_card(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "rnnkernels", command, "--device", "cuda"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        card.Row("lstm", Case(5, 2, 3, 4), "float32", "training"),
+        card.Row("gru", Case(5, 2, 3, 4), "bfloat16", "inference"),
+        card.Row("ntm", ntm.Row(2, T=5, N=16), "float32", "training"),
+    ],
+    ids=str,
+)
+def test_the_bench_of_a_card_but_for_the_card(row, tmp_path):
+    """What it measures has a place on the page: here on the CPU, which shows that the rows can be made at all."""
+    measured = card.measure(row, torch.device("cpu"), rounds=2)
+    assert {"eager loop", "rnnkernels"} <= set(measured["times"]) and not measured["refused"]
+    file = tmp_path / "some-card.json"
+    header = {"card": "Some Card", "capability": "9.0", "software": {"torch": "2.14.1"}}
+    file.write_text(json.dumps(header | {"rows": {str(row): measured}}))
+    page = card.section(file)
+    assert "## Some Card" in page and f"| {row} |" in page

@@ -44,7 +44,10 @@ MAY_INCLUDE = [
     ("cpu/*", [r"cells/(vocabulary|list)\.h", r"walk/facts\.h", r"cpu/(isa|kernels|plan|threads)\.h", STD]),
     ("cuda/*.h", [r"walk/\w+\.h", r"<c10/core/Device\.h>"]),
     ("cuda/*.cpp", [r"cuda/\w+\.h", STD, r"<(ATen|c10)/.*>"]),
-    ("cuda/*", [r"cells/.*", r"memory/.*", r"simd/(math|scalar)\.h", r"walk/.*", r"cuda/.*", r"<(cuda|cooperative_groups).*>"]),
+    (
+        "cuda/*",
+        [r"(cells|memory|walk|cuda)/.*", r"simd/(math|scalar)\.h", r"<(cuda|cooperative_groups|mma).*>"],
+    ),
     ("tensors.h", [r"ops\.h", r"cpu/(pages|threads)\.h", r"walk/call\.h", STD, r"<ATen/.*>"]),
     ("ops.*", [r"(ops|tensors)\.h", r"cpu/(isa|plan)\.h", r"cuda/layer\.h", STD, r"<(ATen|c10|torch)/.*>"]),
     ("ntm.cpp", [r"tensors\.h", r"cpu/isa\.h", r"cuda/layer\.h", STD, r"<(ATen|c10|torch)/.*>"]),

@@ -86,7 +86,8 @@ def test_gradcheck(case, isa):
 @pytest.mark.parametrize("case", [*DIFFERENTIABLE[:1], *(step_of(c) for c in DIFFERENTIABLE[3:7])], ids=str)
 def test_gradgradcheck(case):
     problem = MachineProblem(case, seed=2)
-    assert gradgradcheck(lambda *t: problem.run(function(case), *t), leaves(problem), fast_mode=case.T > 0 or EXECUTED_CUDA)
+    fast = case.T > 0 or EXECUTED_CUDA
+    assert gradgradcheck(lambda *t: problem.run(function(case), *t), leaves(problem), fast_mode=fast)
 
 
 @quiet

@@ -10,16 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import get_isa
-from . import check, demo, evaluate, info, plot, reproduce, train
+from . import bench, check, demo, evaluate, info, plot, reproduce, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 good, 1 a failed check, 2 bad usage, 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rnnkernels", description="Fused recurrent layers for PyTorch on the CPU."
-    )
+    parser = argparse.ArgumentParser(prog="python -m rnnkernels", description="Fused recurrent layers for PyTorch.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (info, check, demo, train, evaluate, plot, reproduce):
+    for command in (info, check, bench, demo, train, evaluate, plot, reproduce):
         text = command.__doc__ or ""
         name = command.__name__.rpartition(".")[2]
         sub = commands.add_parser(

@@ -144,14 +144,14 @@ def attempt(check: Callable[[], None]) -> str | None:
     return None
 
 
-def without_card(device: torch.device, built: str | bool) -> str | None:
-    """Why nothing can be checked on `device`, as one line, or None."""
+def without_card(device: torch.device) -> str | None:
+    """Why there is nothing to run on `device`, as one line, or None."""
     if device.type not in ("cpu", "cuda"):
         return f"--device: expected cpu or cuda, got {device.type}"
     if device.type == "cpu":
         return None
     if not functional.CUDA:
-        return f"--device {device}: this build has no CUDA kernels ({built=}): README.md says how to build them"
+        return f"--device {device}: this build has no CUDA kernels: README.md says how to build them"
     if not torch.cuda.is_available():
         return f"--device {device}: torch sees no card here"
     return None
@@ -175,10 +175,10 @@ def chosen(kernels: str) -> Iterator[None]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints one row for each op and instruction set, or path on the card; 1 if anything failed, 2 if nothing can be."""
+    """Prints one row for each op and instruction set, or path on the card; 1 if any failed, 2 if there is none."""
     start, facts = time.perf_counter(), info()
     device, built = torch.device(args.device), facts["build"]["cuda"]
-    if why := without_card(device, built):
+    if why := without_card(device):
         print(f"rnnkernels check: {why}", file=sys.stderr)
         return 2
     before, isas = facts["isa"], facts["available"]
