@@ -46,6 +46,27 @@ def layers(cases, every=6):
     )
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "cuda: needs a card, and a build for it")
+
+
+def pytest_collection_modifyitems(items):
+    missing = None
+    if not functional.CUDA:
+        missing = "this build has no CUDA kernels"
+    elif not torch.cuda.is_available():
+        missing = "no card here"
+    for item in items:
+        if missing and item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason=missing))
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "cuda" in r.keywords]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests that need a card were skipped: {skipped[0].longrepr[2]}")
+
+
 @pytest.fixture(autouse=True)
 def steady():
     torch.manual_seed(0)
