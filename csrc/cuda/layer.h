@@ -2,6 +2,8 @@
 #pragma once
 #include <c10/core/Device.h>
 
+#include <string>
+
 #include "../walk/ntm.h"
 
 namespace rnn::cuda {
@@ -15,10 +17,10 @@ void backward(int cell, const Facts&, const Call<Real>& call, const Timeline& ca
 // A drawn mask of so many rows of n numbers, the same at all ticks.
 template <class Real> void draw(const Call<Real>& call, MaskKind, int64_t rows, int64_t n, Real* to);
 
-// A Neural Turing Machine's walk, likewise. Says where the memories were.
+// A Neural Turing Machine's walk, likewise. Says where the memories were and how much a row takes.
 template <class Real>
-const char* ntm_forward(const Facts&, const NtmCall<Real>& call, const Timeline& card, c10::Device);
+std::string ntm_forward(const Facts&, const NtmCall<Real>& call, const Timeline& card, c10::Device);
 template <class Real>
-const char* ntm_backward(const Facts&, const NtmCall<Real>& call, const Timeline& card, c10::Device);
+std::string ntm_backward(const Facts&, const NtmCall<Real>& call, const Timeline& card, c10::Device);
 
 }  // namespace rnn::cuda

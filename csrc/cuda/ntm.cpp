@@ -5,6 +5,7 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 
+#include <string>
 #include <vector>
 
 #include "layer.h"
@@ -23,7 +24,7 @@ size_t shared_memory(c10::Device device) {
 }
 
 template <class Real>
-const char* walk(bool forward, const Facts& f, const NtmCall<Real>& call, const Timeline& card, c10::Device device) {
+std::string walk(bool forward, const Facts& f, const NtmCall<Real>& call, const Timeline& card, c10::Device device) {
   const Machine& machine = call.machine;
   NtmStep<Real> m{f, call, Record(machine, f), {}, nullptr, nullptr, 0};
   m.c.time = card;
@@ -48,23 +49,24 @@ const char* walk(bool forward, const Facts& f, const NtmCall<Real>& call, const 
   }
   (forward ? table.forward : table.backward)(m, static_cast<cudaStream_t>(at::cuda::getCurrentCUDAStream()));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return fits ? "one block a row, in shared memory" : "one block a row, in global memory";
+  return "one block a row, " + std::to_string((m.space_size + 1023) / 1024) + " KiB in " +
+         (fits ? "shared" : "global") + " memory";
 }
 
 }  // namespace
 
 template <class Real>
-const char* ntm_forward(const Facts& f, const NtmCall<Real>& call, const Timeline& card, c10::Device device) {
+std::string ntm_forward(const Facts& f, const NtmCall<Real>& call, const Timeline& card, c10::Device device) {
   return walk(true, f, call, card, device);
 }
 template <class Real>
-const char* ntm_backward(const Facts& f, const NtmCall<Real>& call, const Timeline& card, c10::Device device) {
+std::string ntm_backward(const Facts& f, const NtmCall<Real>& call, const Timeline& card, c10::Device device) {
   return walk(false, f, call, card, device);
 }
 
 #define RNN_INSTANTIATE(Real)                                                                         \
-  template const char* ntm_forward(const Facts&, const NtmCall<Real>&, const Timeline&, c10::Device); \
-  template const char* ntm_backward(const Facts&, const NtmCall<Real>&, const Timeline&, c10::Device);
+  template std::string ntm_forward(const Facts&, const NtmCall<Real>&, const Timeline&, c10::Device); \
+  template std::string ntm_backward(const Facts&, const NtmCall<Real>&, const Timeline&, c10::Device);
 RNN_INSTANTIATE(float)
 RNN_INSTANTIATE(double)
 
