@@ -268,7 +268,7 @@ template <class Cell, class Real> struct NtmBackward : NtmRow<Real> {
 // ------------------------------------------------------------------------------------------------------------- table
 
 template <class Walk, class Real, bool kShared>
-__global__ void __launch_bounds__(kTeam) ntm_walk(const __grid_constant__ NtmStep<Real> m) {
+__global__ void __launch_bounds__(kTeam, 1) ntm_walk(const __grid_constant__ NtmStep<Real> m) {
   extern __shared__ __align__(64) char shared[];
   Arena arena{kShared ? shared : m.space + blockIdx.x * m.space_size};
   Walk(arena, m, blockIdx.x).run();

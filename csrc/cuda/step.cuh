@@ -193,13 +193,16 @@ __device__ __forceinline__ void forward_stages(const Step<Real>& m, int64_t t, i
   for (int64_t unit = from; unit < c.hidden; unit += stride) forward_unit<Cell, Real, S>(m, t, b, unit);
   if constexpr (f.leaves_norms(S)) {
     const Real* norm = m.norm + b * Cell::kNorms * c.hidden;
+    RNN_UNROLL(8)
     for (int group = 0; group < Cell::kGroups; ++group) {
       if (f.group_stage[group] != S) continue;
       int values = 0;
+      RNN_UNROLL(8)
       for (int k = 0; k < Cell::kNorms; ++k) values += of.group[k] == group;
       Real* kept = c.saved ? const_cast<Real*>(c.kept_at(t, b, kept_of<Cell>(c).rows)) : nullptr;
       measure<Real>(values * c.hidden, c.hidden, c.eps, m.moments + (b * Cell::kGroups + group) * 2,
                     kept ? kept + group : nullptr, [&](int64_t unit, auto&& take) {
+                      RNN_UNROLL(8)
                       for (int k = 0; k < Cell::kNorms; ++k)
                         if (of.group[k] == group) take(norm[k * c.hidden + unit]);
                     });
@@ -210,6 +213,8 @@ __device__ __forceinline__ void forward_stages(const Step<Real>& m, int64_t t, i
 }
 
 template <class Cell> inline constexpr bool kWholeRows = Cell::kGroups > 0;
+// Blocks a multiprocessor shall hold: left to itself nvcc aims at more, and spills.
+template <class Cell, class Real> inline constexpr int kBlocks = kWholeRows<Cell> ? 2 : sizeof(Real) == 8 ? 4 : 5;
 template <class Cell, int S> constexpr int run_end() {  // one past the last stage of the run that begins with S
   constexpr Facts f = facts_of<Cell>();
   int end = S + 1;
@@ -218,7 +223,7 @@ template <class Cell, int S> constexpr int run_end() {  // one past the last sta
 }
 
 template <class Cell, class Real, int S>
-__global__ void __launch_bounds__(kWholeRows<Cell> ? kWholeRow : kPart)
+__global__ void __launch_bounds__(kWholeRows<Cell> ? kWholeRow : kPart, kBlocks<Cell, Real>)
     forward_run(const __grid_constant__ Step<Real> m, int64_t t, int64_t next, int64_t rows, unsigned across) {
   const Call<Real>& c = m.c;
   constexpr bool kEnds = run_end<Cell, S>() == kStages<Cell>;
@@ -370,12 +375,15 @@ __device__ __forceinline__ void backward_stages(const Step<Real>& m, int64_t t, 
     if constexpr (f.leaves_norms(S - 1)) {
       const Kept kept = kept_of<Cell>(c);
       const Real *d = m.dnorm + b * Cell::kNorms * c.hidden, *y = c.kept_at(t, b, kept.norms);
+      RNN_UNROLL(8)
       for (int group = 0; group < Cell::kGroups; ++group) {
         if (f.group_stage[group] != S - 1) continue;
         int values = 0;
+        RNN_UNROLL(8)
         for (int k = 0; k < Cell::kNorms; ++k) values += of.group[k] == group;
         measure_gradient<Real>(values * c.hidden, c.hidden, c.kept_at(t, b, kept.rows)[group],
                                m.moments + (b * Cell::kGroups + group) * 3, [&](int64_t unit, auto&& take) {
+                                 RNN_UNROLL(8)
                                  for (int k = 0; k < Cell::kNorms; ++k)
                                    if (of.group[k] == group) take(d[k * c.hidden + unit], y[k * c.hidden + unit]);
                                });
@@ -386,7 +394,7 @@ __device__ __forceinline__ void backward_stages(const Step<Real>& m, int64_t t, 
 }
 
 template <class Cell, class Real, int S>
-__global__ void __launch_bounds__(kWholeRows<Cell> ? kWholeRow : kPart)
+__global__ void __launch_bounds__(kWholeRows<Cell> ? kWholeRow : kPart, kBlocks<Cell, Real>)
     backward_run(const __grid_constant__ Step<Real> m, int64_t t, int64_t rows, int64_t product_rows, unsigned across) {
   if constexpr (kWholeRows<Cell>)
     backward_stages<Cell, Real, S>(m, t, blockIdx.x, product_rows, threadIdx.x, blockDim.x);
