@@ -52,9 +52,13 @@ template <class Real> class Walk {
   Real* take(int64_t n) { return held.push_back(room(n)), data(held.back()); }
   Real* take_zeros(int64_t n) { return held.push_back(at::zeros({n}, options)), data(held.back()); }
 
-  // A matrix of rows by columns at p, rows so far apart.
+  // A matrix of rows by columns at p, rows so far apart. Its device is named, or the driver would be asked for it.
   Tensor matrix(const Real* p, int64_t rows, int64_t columns, int64_t apart) const {
-    return at::from_blob(const_cast<Real*>(p), {rows, columns}, {apart, 1}, options);
+    return at::for_blob(const_cast<Real*>(p), {rows, columns})
+        .strides({apart, 1})
+        .options(options)
+        .target_device(options.device())
+        .make_tensor();
   }
   Tensor matrix(const Real* p, int64_t rows, int64_t columns) const { return matrix(p, rows, columns, columns); }
   // The rows of a weight that the product before a stage reads.
@@ -241,7 +245,7 @@ template <class Real> struct Backward : Walk<Real> {
   void add_sum(Real* to, const Real* from, int first_gate) {
     if (!to || first_gate >= f.gates) return;
     const int64_t n = (f.gates - first_gate) * H;
-    Tensor sum = at::from_blob(to, {n}, options),
+    Tensor sum = at::for_blob(to, {n}).options(options).target_device(options.device()).make_tensor(),
            total = this->matrix(from + first_gate * H, frames, n, f.gates * H).sum(0);
     c.accumulate ? sum.add_(total) : sum.copy_(total);
   }

@@ -33,7 +33,12 @@ std::string walk(bool forward, const Facts& f, const NtmCall<Real>& call, const 
   const auto options = at::TensorOptions().dtype(c10::CppTypeToScalarType<Real>::value).device(device);
   std::vector<Tensor> held;
   auto turned = [&](const Real* p, int64_t rows, int64_t columns) {
-    held.push_back(at::from_blob(const_cast<Real*>(p), {rows, columns}, options).t().contiguous());
+    held.push_back(at::for_blob(const_cast<Real*>(p), {rows, columns})
+                       .options(options)
+                       .target_device(device)
+                       .make_tensor()
+                       .t()
+                       .contiguous());
     return held.back().template const_data_ptr<Real>();
   };
   for (int l = 0; l < machine.layers && forward; ++l)

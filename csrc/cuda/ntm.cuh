@@ -267,6 +267,7 @@ template <class Cell, class Real> struct NtmBackward : NtmRow<Real> {
 
 // ------------------------------------------------------------------------------------------------------------- table
 
+static_assert(sizeof(NtmStep<double>) <= 4096);  // what a kernel of any card takes
 template <class Walk, class Real, bool kShared>
 __global__ void __launch_bounds__(kTeam, 1) ntm_walk(const __grid_constant__ NtmStep<Real> m) {
   extern __shared__ __align__(64) char shared[];

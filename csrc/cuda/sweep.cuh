@@ -4,6 +4,9 @@
 
 namespace rnn::cuda {
 
+inline constexpr int kArguments = 4096;  // bytes that a kernel of any card takes
+static_assert(sizeof(Step<double>) < kArguments - 64);
+
 template <class Real, class Kernel, class... Arguments>
 void launch(Kernel* kernel, const Grid& grid, Stream stream, const Step<Real>& m, Arguments... arguments) {
   if (!grid.empty())
