@@ -1,4 +1,7 @@
-"""What setup.py decides about CUDA: whether it is built, with which nvcc, for which cards. Nothing is compiled."""
+"""What setup.py decides about CUDA: whether it is built, with which nvcc, for which cards; and what such a build holds.
+
+Nothing is compiled.
+"""
 
 import importlib.util
 import os
@@ -8,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import EXECUTED_CUDA
+
+from rnnkernels import _C
 
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = ROOT / "setup.py"
-
-pytestmark = pytest.mark.skipif(not SETUP.exists(), reason="not in a source tree")
 
 NVCC = "/toolkit/bin/nvcc"
 KNOWN = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1"]
@@ -152,3 +156,20 @@ def test_the_command_line_says_it(tmp_path):
     assert done.stderr.startswith("rnnkernels: RNNKERNELS_CUDA=1: ")
     done = subprocess.run(command, cwd=ROOT, env=environment | {"RNNKERNELS_CUDA": "0"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+BUILT = _C.build_info()["cuda"]
+
+
+def test_every_op_is_registered_for_what_was_built():
+    ops = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("rnnkernels::")]
+    assert len(ops) > 2 * len(_C.cells())
+    on_card = {op.split("::")[1] for op in ops if torch._C._dispatch_has_kernel_for_dispatch_key(op, "CUDA")}
+    compiled = BUILT and not EXECUTED_CUDA
+    expected = {op.split("::")[1] for op in ops} if compiled else set()
+    assert {op for op in expected - on_card if not op.startswith("_")} == set() and on_card <= expected
+
+
+@pytest.mark.skipif(not BUILT or EXECUTED_CUDA, reason="built for the CPU alone")
+def test_it_was_built_with_torchs_cuda():
+    assert BUILT.split(".")[0] == torch.version.cuda.split(".")[0]
