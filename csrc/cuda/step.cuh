@@ -13,7 +13,8 @@ struct Grid {
   unsigned across;  // blocks of one row
 
   Grid(int64_t rows, int64_t units, bool whole_rows) : rows(rows), units(units) {
-    const unsigned lanes = static_cast<unsigned>((units + 31) / 32 * 32), most = whole_rows ? kWholeRow : kPart;
+    const unsigned lanes = static_cast<unsigned>((units > 0 ? units + 31 : 32) / 32 * 32),
+                   most = whole_rows ? kWholeRow : kPart;
     block = dim3(lanes < most ? lanes : most);
     if (!whole_rows) block.y = most / block.x;
     across = whole_rows ? 1 : static_cast<unsigned>((units + block.x - 1) / block.x);
@@ -276,7 +277,7 @@ template <class Real> RNN_FN void set_arrival(BackwardTile<Real>& a, const Step<
   a.clips = {c.gradient_clip - c.gradient_clip == 0, shared};  // finite
   a.clip = c.gradient_clip;
   a.cuts = {c.resets != nullptr, shared && c.is_cut(after, b)};
-  if (shared) a.drop_fed = mask_of(c, kDropFed, after, b, unit);
+  if (shared && unit < c.outputs) a.drop_fed = mask_of(c, kDropFed, after, b, unit);  // of the states that feed back
   a.sums = m.sums ? m.sums + b * m.f.parameters * 2 * m.units() + unit : nullptr;
   a.ld_sums = m.units();
   a.reset_sums = c.resets ? m.reset_sums + b * m.f.states * 2 * m.units() + unit : nullptr;
