@@ -515,8 +515,7 @@ template <class Real> void launch(Pass pass, int cell, const Data& d, const Call
 #ifdef RNN_CUDA
   if (on_card(d.x)) {
     auto run = pass == Pass::kForward ? &cuda::forward<Real> : &cuda::backward<Real>;
-    run(cell, d.f, call, d.card_timeline(), d.x.device());
-    return remember({d.op, "cuda", precision, "tick by tick", 1});
+    return remember({d.op, "cuda", precision, run(cell, d.f, call, d.card_timeline(), d.x.device()), 1});
   }
 #endif
   const Isa isa = current_isa();

@@ -6,9 +6,12 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 
+#include <climits>
+#include <cstdlib>
+#include <string_view>
 #include <vector>
 
-#include "sweep.h"
+#include "persistent.h"
 
 namespace rnn::cuda {
 namespace {
@@ -17,7 +20,26 @@ using at::Tensor;
 
 Stream current_stream() { return static_cast<cudaStream_t>(at::cuda::getCurrentCUDAStream()); }
 
+// Which way a call walks: RNNKERNELS_CUDA_PATH, for tests and comparisons.
+enum class Path { kAuto, kTick, kPersistent };
+Path wanted_path() {
+  const char* value = std::getenv("RNNKERNELS_CUDA_PATH");
+  const std::string_view name = value ? value : "";
+  if (name == "tick") return Path::kTick;
+  if (name == "persistent") return Path::kPersistent;
+  TORCH_CHECK(name.empty() || name == "auto", "RNNKERNELS_CUDA_PATH: expected auto, tick or persistent, got ", name);
+  return Path::kAuto;
+}
+
+// An estimate of where one launch is worth it: products that wait rather than work, and some ticks to wait for.
+bool is_worth_it(int64_t steps, int64_t batch) { return steps >= 4 && batch <= 64; }
+
 template <class Real> class Walk {
+ public:
+  std::string path() const {
+    return layout.blocks ? "persistent, " + std::to_string(layout.blocks) + " blocks" : "tick by tick";
+  }
+
  private:
   // Products are made in the precision of the kernels, whatever autocast would choose.
   c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
@@ -51,6 +73,28 @@ template <class Real> class Walk {
   static Real* data(const Tensor& t) { return t.numel() ? t.mutable_data_ptr<Real>() : nullptr; }
   Real* take(int64_t n) { return held.push_back(room(n)), data(held.back()); }
   Real* take_zeros(int64_t n) { return held.push_back(at::zeros({n}, options)), data(held.back()); }
+
+  // Whether one launch walks all ticks, and how it is laid over the card then: layout.blocks is 0 where none does.
+  void choose_path(const Persistent<Real>* kernels, int columns, int64_t terms) {
+    const Path path = wanted_path();
+    if (path == Path::kTick || c.time.steps() == 0 || B == 0 || H == 0) return;
+    if (path == Path::kAuto && !is_worth_it(c.time.steps(), B)) return;
+    const char* why = try_persistent(kernels, columns, terms);
+    if (why) layout.blocks = 0;
+    TORCH_CHECK(!why || path == Path::kAuto, "RNNKERNELS_CUDA_PATH: persistent is not possible for this ", f.name, ": ",
+                why);
+  }
+  // Null, or why it cannot be.
+  const char* try_persistent(const Persistent<Real>* kernels, int columns, int64_t terms) {
+    if (!kernels || fed_gates == 0 || m.fed_states != 1 || c.w_hr)
+      return "it is for cells of one stage and one state that feeds back, without projection or normalisation";
+    const cudaDeviceProp& p = *at::cuda::getCurrentDeviceProperties();
+    if (!p.cooperativeLaunch) return "the card knows no cooperative launches";
+    if (c.time.steps() > INT_MAX - 2) return "there are too many ticks";
+    layout = lay_out({B, H, terms, columns, sizeof(Real)},
+                     {p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin)});
+    return layout.blocks && kernels->fits(layout) ? nullptr : "the weights and a row do not fit the blocks";
+  }
 
   // A matrix of rows by columns at p, rows so far apart. Its device is named, or the driver would be asked for it.
   Tensor matrix(const Real* p, int64_t rows, int64_t columns, int64_t apart) const {
@@ -99,6 +143,7 @@ template <class Real> class Walk {
   const Stream stream;
   const int64_t frames, B, H, P;
   int fed_gates = 0;  // gates of the product over the states that feed back
+  Layout layout{};
   Step<Real> m{};
   Tensor product_;
   std::vector<Tensor> held;
@@ -106,13 +151,20 @@ template <class Real> class Walk {
 
 template <class Real> struct Forward : Walk<Real> {
   using Base = Walk<Real>;
-  using Base::B, Base::H, Base::P, Base::c, Base::f, Base::m, Base::stream, Base::table;
+  using Base::B, Base::H, Base::P, Base::c, Base::f, Base::layout, Base::m, Base::stream, Base::table;
 
   Forward(int cell, const Facts& facts, const Call<Real>& call, const Timeline& card, c10::Device device)
-      : Base(cell, facts, call, card, device) {
+      : Base(cell, facts, call, card, device), persistent(persistent_forward<Real>(cell)) {
+    this->choose_path(persistent, this->fed_gates, c.fed);
     m.h = this->take(B * m.ld_h());
-    if (c.masks[kDropFed].on()) m.masked = this->take(B * m.ld_h());
     m.ld_masked = m.ld_h();
+    if (layout.blocks) {  // twice: one is read while the other is written
+      constexpr int64_t kVec = kLoad / sizeof(Real);
+      m.ld_masked = (H + kVec - 1) / kVec * kVec;
+      m.masked = this->take(2 * B * m.ld_masked);
+    } else if (c.masks[kDropFed].on()) {
+      m.masked = this->take(B * m.ld_h());
+    }
     for (int s = 1; s < f.states; ++s)
       if (!m.in_h(s)) m.state[s] = this->take(B * H);
     if (f.stages > 1 || c.w_hr) m.operand = this->take(B * H);
@@ -121,11 +173,17 @@ template <class Real> struct Forward : Walk<Real> {
   }
 
   void run() {
-    const Timeline& time = c.time;
     Tensor projected = at::mm(this->inputs(), this->matrix(c.w_ih, f.input_gates() * H, c.inputs).t());
     m.projected = this->data(projected);
     if (f.norm_input) table.normalise_inputs(m, this->frames, stream);
     table.enter(m, stream);
+    layout.blocks ? persistent->run(m, layout, stream) : walk();
+    table.leave(m, stream);
+  }
+
+ private:
+  void walk() {
+    const Timeline& time = c.time;
     std::vector<Tensor> weights(f.stages);
     for (int s = 0; s < f.stages; ++s)
       if (this->has_product(s)) weights[s] = this->weight_of(s).t();
@@ -149,16 +207,19 @@ template <class Real> struct Forward : Walk<Real> {
       if (rows > 0) at::mm_out(to, operand.narrow(0, 0, rows), to_outputs);
       table.deliver(m, t, next, all, stream);
     }
-    table.leave(m, stream);
   }
+
+  const Persistent<Real>* persistent;
 };
 
 template <class Real> struct Backward : Walk<Real> {
   using Base = Walk<Real>;
-  using Base::B, Base::H, Base::P, Base::c, Base::f, Base::frames, Base::m, Base::options, Base::stream, Base::table;
+  using Base::B, Base::H, Base::P, Base::c, Base::f, Base::frames, Base::layout, Base::m, Base::options, Base::stream,
+      Base::table;
 
   Backward(int cell, const Facts& facts, const Call<Real>& call, const Timeline& card, c10::Device device)
-      : Base(cell, facts, call, card, device) {
+      : Base(cell, facts, call, card, device), persistent(persistent_backward<Real>(cell)) {
+    this->choose_path(persistent, 1, this->fed_gates * H);
     for (int s = 0; s < f.states; ++s) m.carry[s] = this->take(B * c.units(s));
     if (f.stages > 1) m.dnext = this->take(B * H);
     if (c.w_hr) m.dh = this->take(frames * P);
@@ -173,11 +234,28 @@ template <class Real> struct Backward : Walk<Real> {
   }
 
   void run() {
-    const Timeline& time = c.time;
     if (H == 0) return c.grad_x ? grad_inputs() : void();
     const bool flows = this->fed_gates > 0 && !c.truncated;  // through the product with the states that feed back
     table.enter_backward(m, stream);
-    Tensor first = at::empty({flows ? B : 0, c.fed}, options);
+    Tensor first;
+    if (layout.blocks) {
+      persistent->run(m, layout, stream);
+    } else {
+      first = at::empty({flows ? B : 0, c.fed}, options);
+      walk(flows, first);
+      m.product = this->data(first);
+    }
+    table.finish(m, flows, stream);
+    if (m.sums || c.resets) table.reduce(m, stream);
+    if (f.norm_input) table.unnormalise_inputs(m, frames, stream);
+    if (c.grad_x) grad_inputs();
+    if (c.wants_weights()) grad_weights();
+  }
+
+ private:
+  // Leaves in `first` the product of the tick at which the forward entered each row.
+  void walk(bool flows, const Tensor& first) {
+    const Timeline& time = c.time;
     const Tensor to_fed = flows ? this->weight_of(0) : Tensor();
     for (int64_t step = time.steps() - 1; step >= 0; --step) {
       const int64_t t = time.tick(step), rows = time.rows(t), frame = time.frame(t);
@@ -204,15 +282,8 @@ template <class Real> struct Backward : Walk<Real> {
         at::mm_out(to, du_of(0, frame + old, rows - old), to_fed);
       }
     }
-    m.product = this->data(first);
-    table.finish(m, flows, stream);
-    if (m.sums || c.resets) table.reduce(m, stream);
-    if (f.norm_input) table.unnormalise_inputs(m, frames, stream);
-    if (c.grad_x) grad_inputs();
-    if (c.wants_weights()) grad_weights();
   }
 
- private:
   // Gradients of a stage's recurrent parts, of so many frames.
   Tensor du_of(int stage, int64_t frame, int64_t rows) const {
     const int64_t ld = f.gates * H;
@@ -267,19 +338,26 @@ template <class Real> struct Backward : Walk<Real> {
                     kept_row(kept.operand(f, s)));
     if (c.w_hr) add_product(c.grad_w_hr, P, H, H, this->matrix(m.dh, frames, P), kept_row(kept.projected));
   }
+
+  const Persistent<Real>* persistent;
 };
 
 }  // namespace
 
 template <class Real>
-void forward(int cell, const Facts& f, const Call<Real>& call, const Timeline& card, c10::Device device) {
-  if (call.hidden > 0) Forward<Real>(cell, f, call, card, device).run();
+std::string forward(int cell, const Facts& f, const Call<Real>& call, const Timeline& card, c10::Device device) {
+  if (call.hidden == 0) return "no units";
+  Forward<Real> walk(cell, f, call, card, device);
+  walk.run();
   C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return walk.path();
 }
 template <class Real>
-void backward(int cell, const Facts& f, const Call<Real>& call, const Timeline& card, c10::Device device) {
-  Backward<Real>(cell, f, call, card, device).run();
+std::string backward(int cell, const Facts& f, const Call<Real>& call, const Timeline& card, c10::Device device) {
+  Backward<Real> walk(cell, f, call, card, device);
+  walk.run();
   C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return walk.path();
 }
 template <class Real> void draw(const Call<Real>& call, MaskKind kind, int64_t rows, int64_t n, Real* to) {
   Step<Real> m{};
@@ -288,9 +366,9 @@ template <class Real> void draw(const Call<Real>& call, MaskKind kind, int64_t r
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-#define RNN_INSTANTIATE(Real)                                                                 \
-  template void forward(int, const Facts&, const Call<Real>&, const Timeline&, c10::Device);  \
-  template void backward(int, const Facts&, const Call<Real>&, const Timeline&, c10::Device); \
+#define RNN_INSTANTIATE(Real)                                                                        \
+  template std::string forward(int, const Facts&, const Call<Real>&, const Timeline&, c10::Device);  \
+  template std::string backward(int, const Facts&, const Call<Real>&, const Timeline&, c10::Device); \
   template void draw(const Call<Real>&, MaskKind, int64_t, int64_t, Real*);
 RNN_INSTANTIATE(float)
 RNN_INSTANTIATE(double)

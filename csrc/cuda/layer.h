@@ -9,10 +9,11 @@
 namespace rnn::cuda {
 
 // `call` points to the card's memory, but for its timeline, which is the host's; `card` is the same on the card.
+// Both say which way they walked.
 template <class Real>
-void forward(int cell, const Facts&, const Call<Real>& call, const Timeline& card, c10::Device);
+std::string forward(int cell, const Facts&, const Call<Real>& call, const Timeline& card, c10::Device);
 template <class Real>
-void backward(int cell, const Facts&, const Call<Real>& call, const Timeline& card, c10::Device);
+std::string backward(int cell, const Facts&, const Call<Real>& call, const Timeline& card, c10::Device);
 
 // A drawn mask of so many rows of n numbers, the same at all ticks.
 template <class Real> void draw(const Call<Real>& call, MaskKind, int64_t rows, int64_t n, Real* to);

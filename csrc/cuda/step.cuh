@@ -65,9 +65,10 @@ template <class Real> RNN_FN MaskRows<Real> mask_of(const Call<Real>& c, MaskKin
 
 // ----------------------------------------------------------------------------------------------------------- forward
 
-// Makes the states of row b ready for tick t: they are reset, and h is masked as the products will read it. Each number
-// by the thread that has just written it.
-template <class Real> RNN_FN void prepare(const Step<Real>& m, int64_t t, int64_t b, int64_t unit) {
+// Makes the states of row b ready for tick t: they are reset, and h is copied, masked, to where the products will read
+// it, if that is elsewhere. Each number by the thread that has just written it.
+template <class Real>
+RNN_FN void prepare(const Step<Real>& m, int64_t t, int64_t b, int64_t unit, Real* masked) {
   const Call<Real>& c = m.c;
   if (t < 0 || b >= c.time.rows(t)) return;
   const bool cut = c.is_cut(t, b);
@@ -75,9 +76,9 @@ template <class Real> RNN_FN void prepare(const Step<Real>& m, int64_t t, int64_
     if (unit >= c.units(s)) continue;
     Real* state = m.state_row(s, b) + unit;
     if (cut) *state = c.reset[s] ? c.reset[s][unit] : Real(0);
-    if (!m.masked || !m.in_h(s)) continue;
-    Real mask = s == 0 ? mask_value(c, kDropFed, t, c.time.caller(b), unit) : Real(1);
-    m.masked[b * m.ld_h() + s * c.hidden + unit] = mask * *state;
+    if (!masked || !m.in_h(s)) continue;
+    Real mask = s == 0 && c.masks[kDropFed].on() ? mask_value(c, kDropFed, t, c.time.caller(b), unit) : Real(1);
+    masked[b * m.ld_masked + s * c.hidden + unit] = mask * *state;
   }
 }
 
@@ -86,7 +87,7 @@ template <class Real> __global__ void enter(const __grid_constant__ Step<Real> m
   over_units(c.time.batch, m.units(), across, [&](int64_t b, int64_t unit) {
     for (int s = 0; s < m.f.states; ++s)
       if (unit < c.units(s)) m.state_row(s, b)[unit] = c.first_at(s, b)[unit];
-    prepare(m, c.time.steps() > 0 ? c.time.tick(0) : -1, b, unit);
+    prepare(m, c.time.steps() > 0 ? c.time.tick(0) : -1, b, unit, m.masked);
   });
 }
 
@@ -95,7 +96,7 @@ __global__ void deliver(const __grid_constant__ Step<Real> m, int64_t t, int64_t
   const Call<Real>& c = m.c;
   over_units(rows, m.units(), across, [&](int64_t b, int64_t unit) {
     if (c.out && unit < c.outputs && b < c.time.rows(t)) c.out_at(t, b)[unit] = m.state_row(0, b)[unit];
-    prepare(m, next, b, unit);
+    prepare(m, next, b, unit, m.masked);
   });
 }
 
@@ -121,8 +122,10 @@ template <class Cell, class Real> RNN_FN Kept kept_of(const Call<Real>& c) {
   return kBare.with(c.w_hr != nullptr, c.masks[kZoneCell].on());
 }
 
-template <class Cell, class Real, int S>
-__device__ __forceinline__ void forward_unit(const Step<Real>& m, int64_t t, int64_t b, int64_t unit) {
+// product(g): what the product before the run left for gate g of the stage.
+template <class Cell, class Real, int S, class Product>
+__device__ __forceinline__ void forward_unit(const Step<Real>& m, int64_t t, int64_t b, int64_t unit,
+                                             Product&& product) {
   constexpr StageFacts f(facts_of<Cell>(), S);
   constexpr int kInputs = Cell::kGates - Cell::kFirstInput;
   const Call<Real>& c = m.c;
@@ -137,7 +140,7 @@ __device__ __forceinline__ void forward_unit(const Step<Real>& m, int64_t t, int
   RNN_UNROLL(8)
   for (int g = 0; g < kGates; ++g) {
     u[g] = recurrent_bias<Cell>(c, kFirst + g, unit);
-    if (S > 0 || m.fed_states > 0) u[g] += m.product[(b * kGates + g) * H + unit];
+    if (S > 0 || m.fed_states > 0) u[g] += product(g);
   }
 
   ForwardTile<Real> a{};
@@ -191,7 +194,9 @@ __device__ __forceinline__ void forward_stages(const Step<Real>& m, int64_t t, i
   constexpr Facts f = facts_of<Cell>();
   constexpr StageOf of = stage_of<Cell>();
   const Call<Real>& c = m.c;
-  for (int64_t unit = from; unit < c.hidden; unit += stride) forward_unit<Cell, Real, S>(m, t, b, unit);
+  constexpr int kGates = Cell::kStageEnd[S] - kFirstGate<Cell, S>;
+  for (int64_t unit = from; unit < c.hidden; unit += stride)
+    forward_unit<Cell, Real, S>(m, t, b, unit, [&](int g) { return m.product[(b * kGates + g) * c.hidden + unit]; });
   if constexpr (f.leaves_norms(S)) {
     const Real* norm = m.norm + b * Cell::kNorms * c.hidden;
     RNN_UNROLL(8)
@@ -232,11 +237,12 @@ __global__ void __launch_bounds__(kWholeRows<Cell> ? kWholeRow : kPart, kBlocks<
   if constexpr (kWholeRows<Cell>) {
     const int64_t b = blockIdx.x;
     if (b < c.time.rows(t)) forward_stages<Cell, Real, S>(m, t, b, threadIdx.x, blockDim.x);
-    for (int64_t unit = threadIdx.x; unit < c.hidden && prepares; unit += blockDim.x) prepare(m, next, b, unit);
+    for (int64_t unit = threadIdx.x; unit < c.hidden && prepares; unit += blockDim.x)
+      prepare(m, next, b, unit, m.masked);
   } else {
     over_units(rows, c.hidden, across, [&](int64_t b, int64_t unit) {
       if (b < c.time.rows(t)) forward_stages<Cell, Real, S>(m, t, b, unit, c.hidden);
-      if (prepares) prepare(m, next, b, unit);
+      if (prepares) prepare(m, next, b, unit, m.masked);
     });
   }
 }
@@ -301,9 +307,10 @@ __global__ void arrive(const __grid_constant__ Step<Real> m, int64_t t, int64_t 
   });
 }
 
-template <class Cell, class Real, int S>
+// product(s, n): what the product left for fed state s of n, if row b has any.
+template <class Cell, class Real, int S, class Product>
 __device__ __forceinline__ void backward_unit(const Step<Real>& m, int64_t t, int64_t b, int64_t product_rows,
-                                              int64_t unit) {
+                                              int64_t unit, Product&& product_of) {
   constexpr StageFacts f(facts_of<Cell>(), S);
   const Call<Real>& c = m.c;
   const int64_t H = c.hidden, frame = c.time.frame(t) + b;
@@ -315,8 +322,7 @@ __device__ __forceinline__ void backward_unit(const Step<Real>& m, int64_t t, in
   if (b < product_rows) {
     count = kLast && !projects ? m.fed_states : 1;
     RNN_UNROLL(5)
-    for (int s = 0; s < (Cell::kFed > 0 ? Cell::kFed : 1); ++s)
-      product[s] = s < count ? m.product[(b * count + s) * H + unit] : Real(0);
+    for (int s = 0; s < (Cell::kFed > 0 ? Cell::kFed : 1); ++s) product[s] = s < count ? product_of(s, count) : Real(0);
   }
 
   BackwardTile<Real> a{};
@@ -371,7 +377,9 @@ __device__ __forceinline__ void backward_stages(const Step<Real>& m, int64_t t, 
   constexpr Facts f = facts_of<Cell>();
   constexpr StageOf of = stage_of<Cell>();
   const Call<Real>& c = m.c;
-  for (int64_t unit = from; unit < c.hidden; unit += stride) backward_unit<Cell, Real, S>(m, t, b, product_rows, unit);
+  for (int64_t unit = from; unit < c.hidden; unit += stride)
+    backward_unit<Cell, Real, S>(m, t, b, product_rows, unit,
+                                 [&](int s, int n) { return m.product[(b * n + s) * c.hidden + unit]; });
   if constexpr (S > 0) {
     if constexpr (f.leaves_norms(S - 1)) {
       const Kept kept = kept_of<Cell>(c);

@@ -12,8 +12,9 @@ template <class Real> struct Step {
   int fed_states;
 
   // forward
-  Real* h;                  // (B, max(F, P)) the states that feed back side by side, or the h that a projection makes
-  Real* masked;             // the same as products read it, where recurrent dropout is on
+  Real* h;       // (B, max(F, P)) the states that feed back side by side, or the h that a projection makes
+  Real* masked;  // the same as products read it, where recurrent dropout is on or one launch walks all ticks
+  int64_t ld_masked;
   Real* state[kMaxStates];  // (B,H) the others
   Real* product;            // (B, gates H) or, backward, (B, fed numbers): what the product before a run of stages left
   Real* projected;          // (frames, gates H) W x
