@@ -107,5 +107,6 @@ PYBIND11_MODULE(_C, m) {
     for (int i = 0; i < rnn::controller_count(); ++i) list.append(rnn::controller_facts(i).name);
     return list;
   });
+  m.def("persistent_cells", &rnn::persistent_cells);
   m.def("build_info", &build_info);
 }

@@ -935,6 +935,15 @@ void remember(const LastKernel& kernel) {
   last = kernel;
 }
 
+std::vector<std::string> persistent_cells() {
+  std::vector<std::string> names;
+#ifdef RNN_CUDA
+  for (int cell = 0; cell < cell_count(); ++cell)
+    if (cuda::has_persistent(cell)) names.push_back(cell_facts(cell).name);
+#endif
+  return names;
+}
+
 TORCH_LIBRARY(rnnkernels, m) {
   for (int cell = 0; cell < cell_count(); ++cell) {
     m.def(forward_schema(cell_facts(cell)).c_str());

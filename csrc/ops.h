@@ -14,6 +14,9 @@ struct LastKernel {
 LastKernel last_kernel();
 void remember(const LastKernel&);
 
+// Cells that one launch can walk through all ticks on a card; none in a build without CUDA.
+std::vector<std::string> persistent_cells();
+
 // Ticks that are run anew at a time where activations are recomputed: about the root of all, or as many as are small.
 int64_t recompute_piece(int64_t ticks, int64_t batch, int64_t numbers);
 

@@ -359,6 +359,7 @@ std::string backward(int cell, const Facts& f, const Call<Real>& call, const Tim
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return walk.path();
 }
+bool has_persistent(int cell) { return persistent_forward<float>(cell); }
 template <class Real> void draw(const Call<Real>& call, MaskKind kind, int64_t rows, int64_t n, Real* to) {
   Step<Real> m{};
   m.c = call;

@@ -15,6 +15,9 @@ std::string forward(int cell, const Facts&, const Call<Real>& call, const Timeli
 template <class Real>
 std::string backward(int cell, const Facts&, const Call<Real>& call, const Timeline& card, c10::Device);
 
+// Whether there is a walk in one launch for this cell.
+bool has_persistent(int cell);
+
 // A drawn mask of so many rows of n numbers, the same at all ticks.
 template <class Real> void draw(const Call<Real>& call, MaskKind, int64_t rows, int64_t n, Real* to);
 

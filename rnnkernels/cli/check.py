@@ -193,7 +193,7 @@ def run(args: argparse.Namespace) -> int:
             if device.type != "cpu":
                 op = replace(op, function=on(device, op.function))
             if on_card:
-                isas = PATHS if op.name in getattr(_C, "persistent_cells", tuple)() else PATHS[:1]
+                isas = PATHS if op.name in _C.persistent_cells() else PATHS[:1]
             held = []
             for dtype in DTYPES:
                 held.append(Held(op.name, op.function, op.problems(dtype), dtype) if dtype in op.dtypes else None)
