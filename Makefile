@@ -13,7 +13,7 @@ CPP  := $(shell find csrc -type f 2>/dev/null)
 CORE := $(filter csrc/cells/% csrc/memory/% csrc/simd/% csrc/cpu/%,$(CPP)) CMakeLists.txt
 EXTENSION := $(wildcard rnnkernels/_C.*.so)
 
-.PHONY: help build demo test bench style format wheel clean simde cuda-on-cpu sanitize FORCE
+.PHONY: help build demo test bench style format wheel clean simde cuda-on-cpu cuda-driver sanitize FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -77,11 +77,21 @@ build/sanitize/stamp: $(CORE) $(wildcard tests/core_driver*) $(VENV)/stamp-build
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/sanitize
 	@touch $@
 
+# Test only: csrc/cuda, executed on the CPU by tests/cuda_driver.cpp, once under AddressSanitizer and UBSan, once under
+# ThreadSanitizer.
+cuda-driver: build/cuda_driver/stamp
+
+build/cuda_driver/stamp: $(CPP) $(wildcard tests/core_driver*.h) tests/cuda_driver.cpp $(shell find tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name 'rewrite.py') CMakeLists.txt $(VENV)/stamp-build
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S . -B build/cuda_driver -G Ninja --log-level=WARNING -DRNN_CUDA_DRIVER=ON \
+	  -DRNN_PYTHON=$(CURDIR)/$(PY)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/cuda_driver
+	@touch $@
+
 # --- what people type ----------------------------------------------------------------------------------------------------
 demo: build $(VENV)/stamp-demo
 	$(PY) -m rnnkernels demo
 
-test: build simde sanitize cuda-on-cpu $(VENV)/stamp-test
+test: build simde sanitize cuda-on-cpu cuda-driver $(VENV)/stamp-test
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 bench: build $(VENV)/stamp-bench
