@@ -1,10 +1,12 @@
-# make demo | test | bench | style | format | wheel | build | clean
+# make demo | test | cuda | bench | style | format | wheel | build | clean
 # Everything is installed into .venv and built under build/; a second call rebuilds only what changed.
 # Another torch:  make demo TORCH='torch==2.13.0' TORCH_INDEX=<address of a package index>
 PYTHON      ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell command -v $(name))))
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+CUDA_TORCH  ?= torch==2.14.1
+CUDA_TORCH_INDEX ?=
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -13,7 +15,7 @@ CPP  := $(shell find csrc -type f 2>/dev/null)
 CORE := $(filter csrc/cells/% csrc/memory/% csrc/simd/% csrc/cpu/%,$(CPP)) CMakeLists.txt
 EXTENSION := $(wildcard rnnkernels/_C.*.so)
 
-.PHONY: help build demo test bench style format wheel clean simde cuda-on-cpu cuda-driver sanitize FORCE
+.PHONY: help build demo test bench style format wheel clean simde cuda cuda-on-cpu cuda-driver sanitize FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -68,6 +70,31 @@ build/cuda_on_cpu/stamp: $(CPP) $(shell find tests/cuda_on_cpu -name '*.h' -o -n
 	  -DRNN_CUDA_ON_CPU=ON
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/cuda_on_cpu
 	@touch $@
+
+# The package once more under build/cuda, by nvcc and against the CUDA build of torch, which has an environment of its own
+# (5.5 GB): built for all cards or TORCH_CUDA_ARCH_LIST, imported, and tested as far as no card is needed. The other builds
+# that tests run are those of .venv.
+CUDA_VENV := .venv-cuda
+CUDA_RUN  := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/cuda:$(CURDIR) $(CUDA_VENV)/bin/python
+OTHER_BUILDS := simde sanitize nvcc cuda cuda_on_cpu cuda_sanitize
+
+cuda: build/cuda/stamp
+	@ln -sfn $(addprefix $(CURDIR)/,$(filter-out %/__pycache__ rnnkernels/_C.%,$(wildcard rnnkernels/*))) build/cuda/rnnkernels/
+	$(CUDA_RUN) -m rnnkernels info
+	$(CUDA_RUN) -m pytest -o pythonpath= -p no:cacheprovider $(OTHER_BUILDS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
+
+build/cuda/stamp: $(CPP) CMakeLists.txt setup.py pyproject.toml $(CUDA_VENV)/stamp
+	RNNKERNELS_CUDA=1 $(CUDA_VENV)/bin/python setup.py --quiet build_ext --build-lib build/cuda
+	@touch $@
+
+$(CUDA_VENV)/stamp: requirements/build.txt requirements/test.txt $(CUDA_VENV)/torch-wanted
+	$(CUDA_VENV)/bin/python -m pip install --disable-pip-version-check $(if $(CUDA_TORCH_INDEX),--index-url $(CUDA_TORCH_INDEX)) '$(CUDA_TORCH)'
+	$(CUDA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/build.txt -r requirements/test.txt
+	@touch $@
+
+$(CUDA_VENV)/torch-wanted: FORCE
+	@test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
+	@echo '$(CUDA_TORCH) $(CUDA_TORCH_INDEX)' | cmp -s - $@ || echo '$(CUDA_TORCH) $(CUDA_TORCH_INDEX)' > $@
 
 # Test only: the core and tests/core_driver*.cpp under AddressSanitizer and UBSan.
 sanitize: build/sanitize/stamp
