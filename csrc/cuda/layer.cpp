@@ -86,8 +86,8 @@ template <class Real> class Walk {
   }
   // Null, or why it cannot be.
   const char* try_persistent(const Persistent<Real>* kernels, int columns, int64_t terms) {
-    if (!kernels || fed_gates == 0 || m.fed_states != 1 || c.w_hr)
-      return "it is for cells of one stage and one state that feeds back, without projection or normalisation";
+    if (!kernels || fed_gates == 0 || c.w_hr)
+      return "it is for cells of one stage with a recurrent product, without projection or normalisation";
     const cudaDeviceProp& p = *at::cuda::getCurrentDeviceProperties();
     if (!p.cooperativeLaunch) return "the card knows no cooperative launches";
     if (c.time.steps() > INT_MAX - 2) return "there are too many ticks";
@@ -160,7 +160,7 @@ template <class Real> struct Forward : Walk<Real> {
     m.ld_masked = m.ld_h();
     if (layout.blocks) {  // twice: one is read while the other is written
       constexpr int64_t kVec = kLoad / sizeof(Real);
-      m.ld_masked = (H + kVec - 1) / kVec * kVec;
+      m.ld_masked = (c.fed + kVec - 1) / kVec * kVec;
       m.masked = this->take(2 * B * m.ld_masked);
     } else if (c.masks[kDropFed].on()) {
       m.masked = this->take(B * m.ld_h());
@@ -219,7 +219,7 @@ template <class Real> struct Backward : Walk<Real> {
 
   Backward(int cell, const Facts& facts, const Call<Real>& call, const Timeline& card, c10::Device device)
       : Base(cell, facts, call, card, device), persistent(persistent_backward<Real>(cell)) {
-    this->choose_path(persistent, 1, this->fed_gates * H);
+    this->choose_path(persistent, std::max(m.fed_states, 1), this->fed_gates * H);
     for (int s = 0; s < f.states; ++s) m.carry[s] = this->take(B * c.units(s));
     if (f.stages > 1) m.dnext = this->take(B * H);
     if (c.w_hr) m.dh = this->take(frames * P);

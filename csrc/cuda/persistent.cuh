@@ -163,7 +163,7 @@ template <class Real> class Block {
   template <class F> __device__ __forceinline__ void over_mine(int all, F&& f) const {
     const int n = mine(all) * units();
     RNN_ROLLED
-    for (int i = threadIdx.x; i < n; i += kWalkThreads) f(row_of(i / units()), first_unit() + i % units());
+    for (int i = threadIdx.x; i < n; i += kWalkThreads) f(anew(row_of(i / units())), first_unit() + i % units());
   }
 
   // All blocks of the launch; alone with its rows a block waits for none.
@@ -254,11 +254,11 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
   extern __shared__ float4 walk_memory[];
   constexpr int kInputs = Cell::kGates - Cell::kFirstInput;
   const Call<Real>& c = m.c;
-  const int H = static_cast<int>(c.hidden), steps = static_cast<int>(c.time.steps());
+  const int H = static_cast<int>(c.hidden), steps = static_cast<int>(c.time.steps()), terms = static_cast<int>(c.fed);
   Block<Real> block(l, walk_memory);
   block.load_weights([&](int column, int term) {
     const int gate = column / l.units, unit = column % l.units;
-    const bool is = gate < Cell::kGates && unit < block.units() && term < H;
+    const bool is = gate < Cell::kGates && unit < block.units() && term < terms;
     return is ? c.w_hh[(gate * c.hidden + block.first_unit() + unit) * c.fed + term] : Real(0);
   });
   for (int step = 0; step < steps; ++step) {
@@ -267,7 +267,7 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
     const int rows = rows_at(c, t), coming = rows_at(c, next);
     auto fed = [&](int step, int b) { return m.masked + ((step & 1) * c.time.batch + b) * m.ld_masked; };
     block.tick(
-        rows, rows < coming ? coming : rows, H, true, [&](int b) { return fed(step, b); },
+        rows, rows < coming ? coming : rows, terms, true, [&](int b) { return fed(step, b); },
         [&](int b, int unit, auto&& product) {
           if (b < rows) forward_unit<Cell, Real, 0>(m, anew(t), b, unit, product);
           prepare(m, next, b, unit, fed(step + 1, 0));
@@ -292,8 +292,10 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
   const bool flows = !c.truncated;
   Block<Real> block(l, walk_memory);
   if (flows)
-    block.load_weights([&](int unit, int term) {
-      return unit < block.units() && term < terms ? c.w_hh[term * c.fed + block.first_unit() + unit] : Real(0);
+    block.load_weights([&](int column, int term) {
+      const int state = column / l.units, unit = column % l.units;
+      const bool is = state < m.fed_states && unit < block.units() && term < terms;
+      return is ? c.w_hh[term * c.fed + state * H + block.first_unit() + unit] : Real(0);
     });
   // One turn more than ticks: the last is for the product with what the forward's first tick left.
   for (int step = steps - 1; step >= -1; --step) {
@@ -301,13 +303,13 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
               after = step + 1 < steps ? static_cast<int>(c.time.tick(step + 1)) : -1;
     const int rows = rows_at(c, t), arriving = flows ? rows_at(c, after) : 0;
     block.tick(
-        arriving, rows < arriving ? arriving : rows, static_cast<int>(terms), terms % kVec<Real> == 0,
+        arriving, rows < arriving ? arriving : rows, terms, terms % kVec<Real> == 0,
         [&](int b) { return m.du + (c.time.frame(after) + b) * terms; },
         [&](int b, int unit, auto&& product) {
           if (b < rows)
-            backward_unit<Cell, Real, 0>(m, anew(t), b, arriving, unit, [&](int, int) { return product(0); });
-          else
-            m.product[int64_t(b) * H + unit] = product(0);  // the forward entered the row at the tick after
+            backward_unit<Cell, Real, 0>(m, anew(t), b, arriving, unit, [&](int s, int) { return product(s); });
+          else  // the forward entered the row at the tick after
+            for (int s = 0; s < m.fed_states; ++s) m.product[b * c.fed + s * H + unit] = product(s);
         });
     if (step < 0) break;
     if (step > 0) {
@@ -341,7 +343,7 @@ template <auto kernel, class Real> void walk(const Step<Real>& m, const Layout& 
 }
 
 template <class Cell, class Real, bool forward> const Persistent<Real>* persistent() {
-  if constexpr (kStages<Cell> == 1 && Cell::kFed == 1 && Cell::kGroups == 0) {
+  if constexpr (kStages<Cell> == 1 && Cell::kFed > 0 && Cell::kGroups == 0) {
     if constexpr (forward) {
       static constexpr Persistent<Real> kWalk{&walk_fits<&forward_walk<Cell, Real>>,
                                               &walk<&forward_walk<Cell, Real>, Real>};

@@ -1,7 +1,5 @@
 // All ticks of a call in one cooperative launch: how they are laid over the card's blocks, and the table of kernels.
 #pragma once
-#include <cstddef>
-
 #include "sweep.h"
 
 namespace rnn::cuda {
@@ -23,7 +21,7 @@ struct Card {
 // The product that stands between two ticks: (rows, terms) by (terms, units * columns).
 struct Shape {
   int64_t rows, units, terms;
-  int columns;  // of a unit: its gates, or backward one
+  int columns;  // of a unit: its gates, or backward the states that feed back
   int bytes;    // of a number
 };
 
@@ -48,7 +46,7 @@ template <class Real> struct Persistent {
   bool (*fits)(const Layout&);  // whether a multiprocessor can hold a block
   void (*run)(const Step<Real>&, const Layout&, Stream);
 };
-// Null for cells that are not made of one stage and one fed state.
+// Null for cells that are more than one stage or have no recurrent product.
 template <class Real> const Persistent<Real>* persistent_forward(int cell);
 template <class Real> const Persistent<Real>* persistent_backward(int cell);
 extern template const Persistent<float>* persistent_forward(int);
