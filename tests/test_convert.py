@@ -170,6 +170,21 @@ def test_what_stays_is_said_once_with_the_reason():
         rk.convert(ours, to="torch")
 
 
+def test_layers_on_cuda_are_left_to_cudnn(monkeypatch):
+    """No card is needed to see which ones: where the weights are is asked in one place."""
+    monkeypatch.setattr("rnnkernels.modules.convert._is_on_cuda", lambda module: True)
+    model = nn.ModuleDict({kind: getattr(nn, kind)(I, H) for kind in KINDS})
+    with pytest.warns(UserWarning, match="LSTM: torch.nn.*cuDNN.*GRU: torch.nn.*cuDNN"):
+        rk.convert(model)
+    assert [name for name, module in model.items() if isinstance(module, rk.modules.base.Base)] == [
+        kind for kind in KINDS if kind not in ("LSTM", "GRU")
+    ]
+    rk.convert(model, cuda="fused")
+    assert all(isinstance(module, rk.modules.base.Base) for module in model.values())
+    with pytest.raises(ValueError, match="cuda: expected"):
+        rk.convert(model, cuda="neither")
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match="^to: expected 'rnnkernels' or 'torch', got 'jax'$"):
         rk.convert(nn.GRU(I, H), to="jax")

@@ -42,7 +42,7 @@ MAY_INCLUDE = [
     ("cpu/threads.*", [r"cpu/threads\.h", STD, r"<(omp\.h|linux/futex\.h|sys/syscall\.h|unistd\.h)>"]),
     ("cpu/pages.*", [r"cpu/pages\.h", STD, r"<sys/mman\.h>"]),
     ("cpu/*", [r"cells/(vocabulary|list)\.h", r"walk/facts\.h", r"cpu/(isa|kernels|plan|threads)\.h", STD]),
-    ("cuda/*.h", [r"walk/\w+\.h", r"<(c10/core/Device\.h|string)>"]),
+    ("cuda/*.h", [r"(walk|cuda)/\w+\.h", r"<(c10/core/Device\.h|cstddef|string)>"]),
     ("cuda/*.cpp", [r"cuda/\w+\.h", STD, r"<(ATen|c10)/.*>"]),
     (
         "cuda/*",
