@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import sys
 import weakref
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn.utils import parametrizations
 
 import rnnkernels as rk
 from rnnkernels.modules import Conversion
+from rnnkernels.modules.base import Base
 
 KINDS = ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -172,15 +174,15 @@ def test_what_stays_is_said_once_with_the_reason():
 
 def test_layers_on_cuda_are_left_to_cudnn(monkeypatch):
     """No card is needed to see which ones: where the weights are is asked in one place."""
-    monkeypatch.setattr("rnnkernels.modules.convert._is_on_cuda", lambda module: True)
+    monkeypatch.setattr(sys.modules[rk.convert.__module__], "_is_on_cuda", lambda module: True)
     model = nn.ModuleDict({kind: getattr(nn, kind)(I, H) for kind in KINDS})
     with pytest.warns(UserWarning, match="LSTM: torch.nn.*cuDNN.*GRU: torch.nn.*cuDNN"):
         rk.convert(model)
-    assert [name for name, module in model.items() if isinstance(module, rk.modules.base.Base)] == [
+    assert [name for name, module in model.items() if isinstance(module, Base)] == [
         kind for kind in KINDS if kind not in ("LSTM", "GRU")
     ]
     rk.convert(model, cuda="fused")
-    assert all(isinstance(module, rk.modules.base.Base) for module in model.values())
+    assert all(isinstance(module, Base) for module in model.values())
     with pytest.raises(ValueError, match="cuda: expected"):
         rk.convert(model, cuda="neither")
 
