@@ -76,7 +76,7 @@ build/cuda_on_cpu/stamp: $(CPP) $(shell find tests/cuda_on_cpu -name '*.h' -o -n
 # that tests run are those of .venv.
 CUDA_VENV := .venv-cuda
 CUDA_RUN  := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/cuda:$(CURDIR) $(CUDA_VENV)/bin/python
-OTHER_BUILDS := simde sanitize nvcc cuda cuda_on_cpu cuda_sanitize
+OTHER_BUILDS := simde sanitize cuda cuda_sanitize nvcc cuda_on_cpu persistent
 
 cuda: build/cuda/stamp
 	@ln -sfn $(addprefix $(CURDIR)/,$(filter-out %/__pycache__ rnnkernels/_C.%,$(wildcard rnnkernels/*))) build/cuda/rnnkernels/
