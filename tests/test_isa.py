@@ -90,7 +90,8 @@ def test_info():
     assert info["available"] == ISAS and set(ISAS) <= set(info["built"]) and info["built"][0] == "scalar"
     assert info["isa"] == rk.get_isa() and info["threads"] == torch.get_num_threads()
     assert info["cells"] == list(CELLS) and info["last_kernel"]["op"] == "rnnkernels::gru"
-    assert info["build"]["cuda"] is False and "-ffast-math" not in info["build"]["flags"]
+    assert info["build"]["cuda"] is False or torch.version.cuda  # a build for cards: tests/test_cuda_build.py
+    assert "-ffast-math" not in info["build"]["flags"]
     lines = str(info).splitlines()
     assert len(lines) == len(info) and all(line.split()[0] == key for line, key in zip(lines, info, strict=True))
 
