@@ -2,7 +2,7 @@
 // Python, for sanitizers: every cell with every option, and the Neural Turing Machine, held against the core's scalar
 // kernels in float64. Shapes and options are those of core_driver_*.h, and a few that fill more than a block.
 // Arguments: "thin", a few cases that still meet every kernel with several warps and blocks; "stop" at the first
-// failure; names of cells or "ntm": only those. Exits 1 if anything disagrees.
+// failure; "layers", names of cells, "ntm": only those. Exits 1 if anything disagrees.
 #include "core_driver_layers.h"
 #include "core_driver_machines.h"
 #include "cuda/layer.h"
@@ -94,6 +94,9 @@ void expect(const std::string& text, const char* what, const Apart& apart, doubl
 
 // ------------------------------------------------------------------------------------------------------------- layers
 
+// Units that need several blocks, and rows that are staged at once.
+const layers::Shape kSpread{.T = 3, .B = 3, .I = 2, .H = 66, .reverse = true};
+
 void check(const layers::Case& c, bool thoroughly) {
   using namespace layers;
   Places p(c);
@@ -121,19 +124,16 @@ void check(const layers::Case& c, bool thoroughly) {
   pretend(4, kShared, "tick");
   compare(c.text());
   if (!cuda::persistent_forward<float>(c.cell) || c.shape.P || !c.fed()) return;
-  // One block, or a few, and memory that holds all rows, or some at a time.
-  static const std::pair<int, int> kCards[] = {{4, kShared}, {1, kShared}, {3, 5000}, {7, 12000}};
+  // Blocks that share units, which must meet; one block, or a few; memory that holds all rows, or some at a time.
+  static const std::pair<int, int> kCards[] = {{4, 12000}, {4, kShared}, {1, kShared}, {3, 5000}, {7, 12000}};
   static int number = 0;
-  const auto [multiprocessors, shared] = kCards[number++ % (thoroughly ? 4 : 2)];
+  const auto [multiprocessors, shared] = kCards[c.shape.H == kSpread.H ? 0 : thoroughly ? number++ % 5 : 1];
+  const int gates = c.facts().gates_of(0), bytes = sizeof(float);
+  for (cuda::Shape product :
+       {cuda::Shape{c.shape.B, c.shape.H, c.fed(), gates, bytes}, {c.shape.B, c.shape.H, gates * c.shape.H, 1, bytes}})
+    if (!cuda::lay_out(product, {multiprocessors, shared}).blocks) return;  // it does not fit
   pretend(multiprocessors, shared, "persistent");
-  const std::string text = c.text() + ", in one launch of " + std::to_string(multiprocessors) + " multiprocessors";
-  try {
-    OnCard here;
-    inputs.forward(core, true);
-  } catch (const std::logic_error&) {
-    return;  // it does not fit
-  }
-  compare(text);
+  compare(c.text() + ", in one launch on " + std::to_string(multiprocessors) + " multiprocessors");
 }
 
 // A drawn mask of several rows, as the core draws it.
@@ -173,9 +173,8 @@ void check_layer(int cell, bool thoroughly) {
   const size_t last = kOptions.size() - 1;
   if (!thoroughly) {
     // All that an option may ask for, over rows of unequal length and dense ones the other way round.
-    const Shape dense{.T = 3, .B = 5, .I = 2, .H = 33, .reverse = true};
     for (const Options* o : {&kOptions[last - 2], &kOptions[10]}) {
-      check({cell, o == &kOptions[10] ? dense : kWideShapes[2], *o}, false);
+      check({cell, o == &kOptions[10] ? kSpread : kWideShapes[2], *o}, false);
       if (projects) check({cell, kWideProjections[1], *o}, false);
     }
     return;
@@ -185,6 +184,7 @@ void check_layer(int cell, bool thoroughly) {
     if (projects) check({cell, kProjections[i % kProjections.size()], kOptions[i]}, true);
   }
   for (size_t i = 0; i < kWideShapes.size(); ++i) check({cell, kWideShapes[i], kOptions[last - 1 - i]}, true);
+  for (size_t i : {0, 4, 10}) check({cell, kSpread, kOptions[i]}, true);
   for (size_t i = 0; i < kWideProjections.size() && projects; ++i)
     check({cell, kWideProjections[i], kOptions[last - 2 - i]}, true);
 }
@@ -238,9 +238,9 @@ int main(int argc, char** argv) {
   auto wanted = [&](const char* name) {
     return only.empty() || std::find(only.begin(), only.end(), name) != only.end();
   };
-  if (only.empty()) check_draw();
+  if (wanted("layers")) check_draw();
   for (int cell = 0; cell < cell_count(); ++cell)
-    if (wanted(cell_facts(cell).name)) check_layer(cell, thoroughly);
+    if (wanted("layers") || wanted(cell_facts(cell).name)) check_layer(cell, thoroughly);
   const int of_layers = checks;
   if (wanted("ntm")) check_machines(thoroughly);
   std::printf("%d checks of layers, %d calls in one launch, %d checks of machines, %d failures\n", of_layers,
