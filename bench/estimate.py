@@ -54,6 +54,8 @@ CARDS = (
 KERNELS = (
     ("forward_run<Lstm, float, 0>", 128, 0),
     ("backward_run<Lstm, float, 0>", 128, 0),
+    ("forward_walk<Lstm, float>", 256, 64 << 10),
+    ("backward_walk<Lstm, float>", 256, 64 << 10),
     ("ntm_walk<NtmForward<Lstm, float>, float, true>", 256, 32 << 10),
     ("ntm_walk<NtmBackward<Lstm, float>, float, true>", 256, 91 << 10),
 )
