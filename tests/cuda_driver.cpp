@@ -124,13 +124,16 @@ void check(const layers::Case& c, bool thoroughly) {
   pretend(4, kShared, "tick");
   compare(c.text());
   if (!cuda::persistent_forward<float>(c.cell) || c.shape.P || !c.fed()) return;
-  // Blocks that share units, which must meet; one block, or a few; memory that holds all rows, or some at a time.
-  static const std::pair<int, int> kCards[] = {{4, 12000}, {4, kShared}, {1, kShared}, {3, 5000}, {7, 12000}};
+  // Rows dealt to blocks, or all with one; memory that holds all rows, or some at a time; units that several blocks
+  // share; sums in three parts, some of whose weights are in shared memory.
+  static const std::pair<int, int> kCards[] = {{4, kShared}, {1, kShared}, {3, 5000}, {7, 12000}};
   static int number = 0;
-  const auto [multiprocessors, shared] = kCards[c.shape.H == kSpread.H ? 0 : thoroughly ? number++ % 5 : 1];
-  const int gates = c.facts().gates_of(0), bytes = sizeof(float);
-  for (cuda::Shape product :
-       {cuda::Shape{c.shape.B, c.shape.H, c.fed(), gates, bytes}, {c.shape.B, c.shape.H, gates * c.shape.H, 1, bytes}})
+  const auto [multiprocessors, shared] = c.shape.H == kSpread.H ? std::pair(4, 12000)
+                                         : c.shape.H > 256      ? std::pair(8, 232448)
+                                                                : kCards[number++ % (thoroughly ? 4 : 2)];
+  const int gates = c.facts().gates_of(0), bytes = sizeof(float), states = static_cast<int>(c.fed() / c.shape.H);
+  for (cuda::Shape product : {cuda::Shape{c.shape.B, c.shape.H, c.fed(), gates, bytes},
+                              {c.shape.B, c.shape.H, gates * c.shape.H, states, bytes}})
     if (!cuda::lay_out(product, {multiprocessors, shared}).blocks) return;  // it does not fit
   pretend(multiprocessors, shared, "persistent");
   compare(c.text() + ", in one launch on " + std::to_string(multiprocessors) + " multiprocessors");
@@ -164,6 +167,7 @@ const std::vector<layers::Shape> kWideShapes{
 };
 const std::vector<layers::Shape> kWideProjections{
     {.T = 2, .B = 3, .I = 2, .H = 133, .P = 130},
+    {.T = 3, .B = 3, .I = 2, .H = 5, .P = 9},
     {.T = 3, .B = 9, .I = 2, .H = 35, .P = 33, .layout = layers::kFlat, .lengths = {2, 3, 0, 3, 1, 3, 2, 3, 3}},
 };
 
@@ -175,7 +179,7 @@ void check_layer(int cell, bool thoroughly) {
     // All that an option may ask for, over rows of unequal length and dense ones the other way round.
     for (const Options* o : {&kOptions[last - 2], &kOptions[10]}) {
       check({cell, o == &kOptions[10] ? kSpread : kWideShapes[2], *o}, false);
-      if (projects) check({cell, kWideProjections[1], *o}, false);
+      if (projects) check({cell, kWideProjections.back(), *o}, false);
     }
     return;
   }

@@ -12,7 +12,7 @@ BUILT = Path(__file__).resolve().parent.parent / "build/cuda_driver"
 
 # Under ThreadSanitizer few cases, with every kernel in several warps and blocks. `least`: checks of layers, calls that
 # walk all ticks in one launch, checks of machines.
-@pytest.mark.parametrize("mode, cases, least", [("address", [], (1400, 1000, 70)), ("thread", ["thin"], (60, 40, 6))])
+@pytest.mark.parametrize("mode, cases, least", [("address", [], (1900, 1800, 70)), ("thread", ["thin"], (65, 40, 6))])
 def test_cuda_under_sanitizers(mode, cases, least):
     driver = BUILT / f"cuda_driver_{mode}"
     assert driver.exists(), "not built: make cuda-driver"

@@ -48,14 +48,24 @@ NO_BOUND = re.compile(r"lanes < most|m\.source|gradient_clip|cudaSuccess|blocks 
 # Mutants that change nothing: file, what the line says, which of those that say so, what was mutated, and why.
 EQUIVALENT = [
     ("step.cuh", "who came before", 1, "no", "its callers meet between two sums of one size"),
+    ("step.cuh", "prepare(m, c.time.steps() > 0", 1, "> 0", "the ops make no call of no ticks"),
+    ("step.cuh", "&& prepares; unit +=", 1, "<=", "`prepare` looks itself"),
+    ("step.cuh", "product[s] = s < count", 1, "s < count", "`fed` says how many of them are read"),
+    ("step.cuh", "c.state_before(kept, s, t, b, m.zeros)", 1, "s > 0", "no cell that may be projected reads h there"),
+    ("step.cuh", "t > c.time.begin && b >=", 1, "> -> >=", "the tick of a row that never lives is not used"),
     ("team.cuh", "__syncthreads();", 2, "no", "after `once` the next step ends with a barrier before anybody reads"),
-    (
-        "persistent.cuh",
-        "the next ones' addresses",
-        1,
-        "no",
-        "it is there for the compiler, which keeps fewer addresses",
-    ),
+    ("team.cuh", "k + 4 <= depth", 1, "<= -> <", "the loop behind it takes the last four"),
+    ("ntm.cuh", "if (end == begin) continue;", 1, "end", "what a row that has ended remembers is not used"),
+    ("ntm.cuh", "if (s > 0) a.next[s]", 1, "s > 0", "nobody reads h after the tick there"),
+    ("persistent.cuh", "the next ones' addresses", 1, "no", "it keeps the compiler from holding addresses"),
+    ("persistent.cuh", "w.v[v] = q < l.chunks", 1, "q <", "`multiply` stops before it, and `weight` looks itself"),
+    ("persistent.cuh", "first < last; first += l.pass", 1, "<=", "one turn more over no rows"),
+    ("persistent.cuh", "i < n; i += kWalkThreads) f(", 1, "<=", "it is walked for hints alone, which read nothing"),
+    ("persistent.cuh", "if (rows > 0) {", 1, "rows", "none are staged and none multiplied"),
+    ("persistent.cuh", "if (l.unit_slices > 1)", 1, "> 1", "a grid's barrier is a block's too, only slower"),
+    ("persistent.cuh", "return rows > slice", 1, "> slice", "the quotient is 0 there by itself"),
+    ("persistent.cuh", "if (next < 0) break;", 1, "next", "one barrier more before all end"),
+    ("persistent.cuh", "if (step < 0) break;", 1, "step", "one barrier more before all end"),
 ]
 
 SYNC = re.compile(r"(?:__syncthreads\(\)|__syncwarp\([^()]*\)|[\w:().]+\.sync\(\));")
@@ -64,7 +74,7 @@ CALL = re.compile(r"(?:this->)?lives\([^()]*\)")
 
 
 def is_compile_time(line):
-    return re.search(r"constexpr|static_assert|template <|requires|^\s*#|of\.|Cell::|f\.stages|struct ", line)
+    return re.search(r"constexpr|static_assert|template <|requires|^\s*#|f\.stages|struct ", line)
 
 
 def operands(code, start, end):
@@ -145,6 +155,8 @@ def mutants(name):
             add("bound", *m.span(1), {"<": "<=", ">": ">=", ">=": ">", "<=": "<"}[m[1]])
             continue
         a, b = operands(code, m.start(), m.end())
+        if re.search(r"Cell::|\bof\.", code[a:b]):
+            continue
         leaves = "empty()" in line or word == "if" and re.match(r"\s*(return|continue|break)\b", behind)
         add("owner" if re.search("thread|lane", code[a:b]) else "guard", a, b, "false" if leaves else "true")
     for m in CALL.finditer(code):
