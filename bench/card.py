@@ -10,27 +10,24 @@ against the float64 reference first. Results go to ``bench/results/cards/<card>.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 import rnnkernels as rk
 from rnnkernels import functional, reference
+from rnnkernels.testing import cuda_path
 
 from . import ntm
 from .cases import GATES, GRID, Case, Problem, square
 from .check import NAMES, exact
-from .contestants import TORCH, compiled_tick, finish, our_class, reference_tick
-from .results import FOLDER, now, revision, rounded
+from .contestants import TORCH, compiled_tick, of_loop, of_module, our_class, reference_tick
+from .results import FOLDER, now, revision, rounded, summary
 
 CARDS = FOLDER / "cards"
 LARGE = (square(100, 128, 512), square(100, 256, 512), square(100, 64, 2048), square(100, 256, 2048))
@@ -67,20 +64,9 @@ def rows() -> Iterator[Row]:
             yield Row("ntm", case, "float32", mode)
 
 
-@contextmanager
-def path(name: str) -> Iterator[None]:
-    """Within it the kernels walk that way: $RNNKERNELS_CUDA_PATH."""
-    before = os.environ.get("RNNKERNELS_CUDA_PATH", "auto")
-    os.environ["RNNKERNELS_CUDA_PATH"] = name
-    try:
-        yield
-    finally:
-        os.environ["RNNKERNELS_CUDA_PATH"] = before
-
-
 def on_path(name: str, call: Call) -> Call:
     def run() -> Sequence[torch.Tensor]:
-        with path(name):
+        with cuda_path(name):
             return call()
 
     return run
@@ -110,60 +96,28 @@ def graphed(call: Call) -> Call:
 
 def layer_calls(row: Row, device: torch.device) -> Iterator[tuple[str, Callable[[], Call]]]:
     """Everyone who can run a layer's row; ours are named rnnkernels."""
-    problem, dtype, backward = Problem(row.cell, row.case), DTYPES[row.dtype], MODES[row.mode]
-
-    def here(t: torch.Tensor) -> torch.Tensor:
-        return t.to(device, dtype)
-
-    x, grad, parameters = here(problem.x), here(problem.grad), [here(p) for p in problem.parameters]
-    states = [here(s) for s in problem.states]
-
-    def module(cls: type[nn.Module]) -> Call:
-        layer = cls(row.case.I, row.case.H, device=device, dtype=dtype)
-        weights = [getattr(layer, f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        with torch.no_grad():
-            for weight, value in zip(weights, parameters, strict=True):
-                weight.copy_(value)
-        hx = tuple(s.unsqueeze(0) for s in states)
-        return finish(lambda x: layer(x, hx if len(hx) > 1 else hx[0])[0], x, grad, weights, backward)
-
-    def loop(tick: Callable) -> Call:
-        weights = [p.clone().requires_grad_(backward) for p in parameters]
-        w_ih, w_hh, b_ih, b_hh = weights
-
-        def forward(x: torch.Tensor) -> torch.Tensor:
-            after, outs = tuple(states), []
-            for projected in F.linear(x, w_ih, b_ih).unbind(0):
-                after = tick(projected, after, w_hh, b_hh)
-                outs.append(after[0])
-            return torch.stack(outs)
-
-        return finish(forward, x, grad, weights, backward)
-
+    problem, backward, ours = (
+        Problem(row.cell, row.case).to(device, DTYPES[row.dtype]),
+        MODES[row.mode],
+        our_class(row.cell),
+    )
     if row.cell in TORCH:
-        yield "cuDNN", lambda: module(TORCH[row.cell][0])
-    yield "eager loop", lambda: loop(reference_tick(row.cell))
+        yield "cuDNN", lambda: of_module(problem, TORCH[row.cell][0], backward)
+    yield "eager loop", lambda: of_loop(problem, reference_tick(row.cell), backward)
     if device.type == "cuda":
-        yield "eager loop, graph", lambda: graphed(loop(reference_tick(row.cell)))
-        yield "compiled loop", lambda: loop(compiled_tick(row.cell))
-    ours = our_class(row.cell)
-    for name in ("tick", "persistent") if device.type == "cuda" else ():
-        yield f"rnnkernels {name}", lambda name=name: on_path(name, module(ours))
-    if device.type == "cuda":
-        yield "rnnkernels, graph", lambda: graphed(module(ours))
-    yield "rnnkernels", lambda: module(ours)
+        yield "eager loop, graph", lambda: graphed(of_loop(problem, reference_tick(row.cell), backward))
+        yield "compiled loop", lambda: of_loop(problem, compiled_tick(row.cell), backward)
+        for name in ("tick", "persistent"):
+            yield f"rnnkernels {name}", lambda name=name: on_path(name, of_module(problem, ours, backward))
+        yield "rnnkernels, graph", lambda: graphed(of_module(problem, ours, backward))
+    yield "rnnkernels", lambda: of_module(problem, ours, backward)
 
 
 def ntm_calls(row: Row, device: torch.device) -> Iterator[tuple[str, Callable[[], Call]]]:
     """Everyone who can run a Neural Turing Machine's row."""
-    problem, tensors = ntm.drawn(row.case)
-    x, *weights = (t.to(device) for t in tensors[: ntm.STATES])
-    states, grad = [t.to(device) for t in tensors[ntm.STATES :]], problem.weights[0].float().to(device)
-    backward, conventions = MODES[row.mode], row.case.case.conventions
 
     def of(function: Callable) -> Call:
-        leaves = [w.clone().requires_grad_(backward) for w in weights]
-        return finish(lambda x: function(x, *leaves, *states, None, conventions)[0], x, grad, leaves, backward)
+        return ntm.calls(row.case, function, MODES[row.mode], device=device)
 
     yield "eager loop", lambda: of(reference.ntm.ntm)
     if device.type == "cuda":
@@ -228,11 +182,7 @@ def measure(row: Row, device: torch.device, rounds: int = ROUNDS) -> dict:
                 call()
                 seconds[name].append(clock(call, numbers[name]))
         built["rnnkernels"]()
-    quantiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-    times = {}
-    for name, of_rounds in seconds.items():
-        q1, median, q3 = torch.tensor(of_rounds, dtype=torch.float64).quantile(quantiles).tolist()
-        times[name] = {"median": median, "q1": q1, "q3": q3, "rounds": rounds, "error": errors[name]}
+    times = {name: {**summary(of_rounds), "error": errors[name]} for name, of_rounds in seconds.items()}
     return {"kernel": rk.info()["last_kernel"], "times": times, "refused": refused}
 
 

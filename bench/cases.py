@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from rnnkernels import _C, testing
 from rnnkernels.testing import Case
 
@@ -64,6 +66,13 @@ class Problem(testing.Problem):
         narrow = [None if t is None else t.float() for t in self.tensors]
         self.x, self.parameters, self.states = narrow[0], narrow[1:5], narrow[7:]
         self.grad = self.weights[0].float()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Problem:
+        """Brings what contestants are given there."""
+        self.x, self.grad = self.x.to(device, dtype), self.grad.to(device, dtype)
+        self.parameters = [p.to(device, dtype) for p in self.parameters]
+        self.states = [s.to(device, dtype) for s in self.states]
+        return self
 
 
 def row_of(cell: str, case: Case, mode: str, threads: int) -> dict:

@@ -122,7 +122,8 @@ def filled(module: nn.Module, problem: Problem, suffix: str) -> tuple[nn.Module,
 
 
 def of_module(problem: Problem, cls: type, backward: bool) -> Call:
-    module, weights = filled(cls(problem.case.I, problem.case.H), problem, "_l0")
+    layer = cls(problem.case.I, problem.case.H, device=problem.x.device, dtype=problem.x.dtype)
+    module, weights = filled(layer, problem, "_l0")
     hx = hx_of(problem, [s.unsqueeze(0) for s in problem.states])
     return finish(lambda x: module(x, hx)[0], problem.x, problem.grad, weights, backward)
 

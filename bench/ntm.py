@@ -68,18 +68,20 @@ def drawn(row: Row) -> tuple[MachineProblem, list[Tensor]]:
     return problem, [t.float() for t in problem.tensors]
 
 
-def calls(row: Row, function: Callable, backward: bool, dtype: torch.dtype = torch.float32) -> Callable:
+def calls(
+    row: Row, function: Callable, backward: bool, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Callable:
     """A call of `function`, which takes what `functional.ntm` takes, with the gradients by x and all weights."""
     problem, tensors = drawn(row)
-    x, *weights = (t.to(dtype) for t in tensors[:STATES])
-    states = [t.to(dtype) for t in tensors[STATES:]]
+    x, *weights = (t.to(device, dtype) for t in tensors[:STATES])
+    states = [t.to(device, dtype) for t in tensors[STATES:]]
     weights = [w.requires_grad_(backward) for w in weights]
     conventions = row.case.conventions
 
     def forward(x: Tensor) -> Tensor:
         return function(x, *weights, *states, None, conventions)[0]
 
-    return finish(forward, x, problem.weights[0].to(dtype), weights, backward)
+    return finish(forward, x, problem.weights[0].to(device, dtype), weights, backward)
 
 
 def ticking(tick: Callable) -> Callable:

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def revision() -> str:
 
     head = git("rev-parse", "--short=12", "HEAD")
     return (head + ("+" if git("status", "--porcelain", "--", "../csrc", "../rnnkernels") else "")) or "unknown"
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Median and quartiles, in seconds."""
+    if len(seconds) < 2:
+        return {"median": seconds[0], "q1": seconds[0], "q3": seconds[0], "rounds": len(seconds)}
+    q1, median, q3 = statistics.quantiles(seconds, n=4, method="inclusive")
+    return {"median": median, "q1": q1, "q3": q3, "rounds": len(seconds)}
 
 
 def rounded(value):

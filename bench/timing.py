@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 from rnnkernels import _C
 
 from .contestants import Contestant
+from .results import summary
 
 TURN_S = 0.01  # a turn repeats a short call to last about this long
 ROUNDS = (3, 30)  # fewest and most turns of a row
@@ -136,14 +136,6 @@ class Others:
         idle = machine.idle + getattr(machine, "iowait", 0.0)
         guests = getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)  # counted in user already
         return time.perf_counter(), sum(machine) - idle - guests, own.user + own.system
-
-
-def summary(seconds: list[float]) -> dict[str, float]:
-    """Median and quartiles, in seconds."""
-    if len(seconds) < 2:
-        return {"median": seconds[0], "q1": seconds[0], "q3": seconds[0], "rounds": len(seconds)}
-    q1, median, q3 = statistics.quantiles(seconds, n=4, method="inclusive")
-    return {"median": median, "q1": q1, "q3": q3, "rounds": len(seconds)}
 
 
 def fma_peak(threads: int) -> tuple[float, str]:

@@ -1,6 +1,8 @@
 """The one error rule, the one table of cases, and the tensors of a case: what tests, benches and `check` share."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import combinations, product
@@ -27,6 +29,7 @@ __all__ = [
     "MachineProblem",
     "Problem",
     "assert_as_good_as",
+    "cuda_path",
     "fitted",
     "on",
     "pairwise",
@@ -193,6 +196,19 @@ LARGE = (Case(100, 1, 256, 256), Case(100, 8, 128, 128), Case(28, 32, 28, 100), 
 
 
 Results = Callable[..., tuple[Tensor, ...]]
+
+
+@contextmanager
+def cuda_path(name: str) -> Iterator[None]:
+    """Within it a card's kernels walk that way: $RNNKERNELS_CUDA_PATH."""
+    before = os.environ.get("RNNKERNELS_CUDA_PATH")
+    os.environ["RNNKERNELS_CUDA_PATH"] = name
+    try:
+        yield
+    finally:
+        del os.environ["RNNKERNELS_CUDA_PATH"]
+        if before is not None:
+            os.environ["RNNKERNELS_CUDA_PATH"] = before
 
 
 def on(device: torch.device | str, function: Results) -> Results:

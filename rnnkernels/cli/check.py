@@ -8,12 +8,11 @@ paths, and what CPU and card make of the same seeds and masks. Ends with status 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -31,6 +30,7 @@ from ..testing import (
     MachineProblem,
     Problem,
     assert_as_good_as,
+    cuda_path,
     on,
 )
 
@@ -165,21 +165,12 @@ def without_card(device: torch.device) -> str | None:
     return None
 
 
-@contextmanager
-def chosen(kernels: str) -> Iterator[None]:
-    """Within it an instruction set runs, or a path on the card."""
-    if kernels not in PATHS:
-        set_isa(kernels)
-        yield
-        return
-    before = os.environ.get("RNNKERNELS_CUDA_PATH")
-    os.environ["RNNKERNELS_CUDA_PATH"] = kernels
-    try:
-        yield
-    finally:
-        os.environ.pop("RNNKERNELS_CUDA_PATH")
-        if before is not None:
-            os.environ["RNNKERNELS_CUDA_PATH"] = before
+def chosen(kernels: str) -> AbstractContextManager[None]:
+    """Lets an instruction set run from now on, or within it a path on the card."""
+    if kernels in PATHS:
+        return cuda_path(kernels)
+    set_isa(kernels)
+    return nullcontext()
 
 
 def run(args: argparse.Namespace) -> int:
