@@ -297,12 +297,12 @@ struct Sequence : Walk {
     output_clip = numbers[kOutputClip];
     if (!lengths) return;
     sort_by_length(checked_lengths(op, *lengths, B, T), T, order, rows_at, frame_at);
-    places = at::empty({frames()}, at::kLong);
+    places = at::empty({frames()}, at::TensorOptions().dtype(at::kLong).pinned_memory(x.is_cuda()));
     int64_t* place = places.mutable_data_ptr<int64_t>();
     Timeline time = timeline();
     for (int64_t t = 0; t < T && B; ++t)
       for (int64_t b = 0; b < time.rows(t); ++b) *place++ = time.place(t, b);
-    places = places.to(x.device());
+    places = places.to(x.device(), /*non_blocking=*/true);
   }
 
   // Frames of the ticks [begin, end).

@@ -111,12 +111,18 @@ template <class Real> class Walk {
     return matrix(c.w_hh + f.first_gate(stage) * H * c.fed, f.gates_of(stage) * H, columns, c.fed);
   }
   bool has_product(int stage) const { return stage ? f.has_product(stage) : fed_gates > 0; }
-  // Calls g(first, last) for the runs of stages between products.
-  template <class G> void over_runs(G&& g) const {
+  // Stages between two products, and the weights of the product before them, if there is one.
+  struct Run {
+    int first, last;
+    Tensor weight;
+  };
+  std::vector<Run> runs() const {
+    std::vector<Run> all;
     for (int first = 0, last; first < f.stages; first = last + 1) {
       for (last = first; last + 1 < f.stages && !f.has_product(last + 1);) ++last;
-      g(first, last);
+      all.push_back({first, last, has_product(first) ? weight_of(first) : Tensor()});
     }
+    return all;
   }
 
   Tensor product(int64_t rows, int64_t columns) const {
@@ -184,9 +190,9 @@ template <class Real> struct Forward : Walk<Real> {
  private:
   void walk() {
     const Timeline& time = c.time;
-    std::vector<Tensor> weights(f.stages);
-    for (int s = 0; s < f.stages; ++s)
-      if (this->has_product(s)) weights[s] = this->weight_of(s).t();
+    auto runs = this->runs();
+    for (auto& run : runs)
+      if (run.weight.defined()) run.weight = run.weight.t();
     Tensor fed = this->matrix(m.masked ? m.masked : m.h, B, c.fed, m.ld_h()), h = this->matrix(m.h, B, P, m.ld_h()),
            operand;
     if (m.operand) operand = this->matrix(m.operand, B, H);
@@ -195,13 +201,13 @@ template <class Real> struct Forward : Walk<Real> {
     for (int64_t step = 0; step < time.steps(); ++step) {
       const int64_t t = time.tick(step), next = step + 1 < time.steps() ? time.tick(step + 1) : -1;
       const int64_t rows = time.rows(t), all = std::max(rows, next < 0 ? 0 : time.rows(next));
-      this->over_runs([&](int first, int last) {
-        if (weights[first].defined() && rows > 0) {
-          Tensor to = this->product(rows, weights[first].size(1));
-          at::mm_out(to, (first ? operand : fed).narrow(0, 0, rows), weights[first]);
+      for (const auto& [first, last, weight] : runs) {
+        if (weight.defined() && rows > 0) {
+          Tensor to = this->product(rows, weight.size(1));
+          at::mm_out(to, (first ? operand : fed).narrow(0, 0, rows), weight);
         }
         this->cell_.forward[first](m, t, next, last + 1 == f.stages && !c.w_hr ? all : rows, stream);
-      });
+      }
       if (!c.w_hr) continue;
       Tensor to = h.narrow(0, 0, rows);
       if (rows > 0) at::mm_out(to, operand.narrow(0, 0, rows), to_outputs);
@@ -256,7 +262,9 @@ template <class Real> struct Backward : Walk<Real> {
   // Leaves in `first` the product of the tick at which the forward entered each row.
   void walk(bool flows, const Tensor& first) {
     const Timeline& time = c.time;
-    const Tensor to_fed = flows ? this->weight_of(0) : Tensor();
+    const auto runs = this->runs();
+    const Tensor& to_fed = runs[0].weight;
+    const Tensor to_hidden = c.w_hr ? this->matrix(c.w_hr, P, H) : Tensor();
     for (int64_t step = time.steps() - 1; step >= 0; --step) {
       const int64_t t = time.tick(step), rows = time.rows(t), frame = time.frame(t);
       int64_t fed_rows = 0;
@@ -264,16 +272,13 @@ template <class Real> struct Backward : Walk<Real> {
       if (fed_rows > 0) multiply(fed_rows, du_of(0, time.frame(time.after(t)), fed_rows), to_fed);
       if (c.w_hr) {
         table.arrive(m, t, rows, fed_rows, stream);
-        if (rows > 0) multiply(rows, this->matrix(m.dh + frame * P, rows, P), this->matrix(c.w_hr, P, H));
+        if (rows > 0) multiply(rows, this->matrix(m.dh + frame * P, rows, P), to_hidden);
         fed_rows = rows;
       }
-      for (int last = f.stages - 1; last >= 0;) {
-        int begin = last;
-        while (begin > 0 && !f.has_product(begin)) --begin;
-        int64_t product_rows = last + 1 == f.stages ? fed_rows : c.truncated || !f.has_product(last + 1) ? 0 : rows;
-        this->cell_.backward[last](m, t, rows, product_rows, stream);
-        if (begin > 0 && !c.truncated && rows > 0) multiply(rows, du_of(begin, frame, rows), this->weight_of(begin));
-        last = begin - 1;
+      for (auto run = runs.rbegin(); run != runs.rend(); ++run) {
+        const int64_t product_rows = run == runs.rbegin() ? fed_rows : c.truncated ? 0 : rows;
+        this->cell_.backward[run->last](m, t, rows, product_rows, stream);
+        if (run->first > 0 && !c.truncated && rows > 0) multiply(rows, du_of(run->first, frame, rows), run->weight);
       }
       // Rows that the forward entered at this tick.
       const int64_t old = step > 0 ? time.rows_before(t) : 0;
