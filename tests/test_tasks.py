@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -906,6 +907,17 @@ def test_reproduce_side_by_side(tmp_path):
     assert done.returncode == 0, done.stderr
     (run,) = runner.load(tmp_path / "reproduction/equality.json")
     assert len(run["variants"]) == 4 and all(len(v["trials"]) == 1 for v in run["variants"].values())
+
+
+def test_killed_it_leaves_no_process_behind(tmp_path):
+    pytest.importorskip("tqdm")
+    command = [sys.executable, "-m", "rnnkernels", "reproduce", "reber-sgd", "--jobs", "2", "--out", tmp_path]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while "%" not in process.stderr.read(20):
+        pass
+    time.sleep(1)  # trials begin
+    process.kill()
+    process.communicate(timeout=60)  # they hold the other end of the pipe
 
 
 def test_the_page_is_that_of_the_files():

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
@@ -105,7 +106,13 @@ _shared: dict[str, Any] = {}  # of a process that runs trials
 
 
 def _begin(stop: Any, done: Any) -> None:
-    """In a new process."""
+    """In a new process. Its trials are nobody's once the parent is killed, which could not say so."""
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _shared.update(stop=stop, done=done)
 
