@@ -54,8 +54,10 @@ CARDS = (
 KERNELS = (
     ("forward_run<Lstm, float, 0>", 128, 0),
     ("backward_run<Lstm, float, 0>", 128, 0),
-    ("forward_walk<Lstm, float>", 256, 64 << 10),
-    ("backward_walk<Lstm, float>", 256, 64 << 10),
+    ("forward_walk<Lstm, Fma<float> >", 256, 64 << 10),
+    ("backward_walk<Lstm, Fma<float> >", 256, 64 << 10),
+    ("forward_walk<Lstm, TensorCores<__nv_bfloat16> >", 256, 64 << 10),
+    ("backward_walk<Lstm, TensorCores<__nv_bfloat16> >", 256, 64 << 10),
     ("ntm_walk<NtmForward<Lstm, float>, float, true>", 256, 32 << 10),
     ("ntm_walk<NtmBackward<Lstm, float>, float, true>", 256, 91 << 10),
 )
@@ -85,7 +87,16 @@ def occupancies() -> str:
 
 # -- instructions ------------------------------------------------------------------------------------------------------
 
-KINDS = {"FMA": r"[FD]FMA|HMMA|FFMA2", "load shared": r"LDS|LDSM", "load global": r"LDG|LD\b", "barrier": r"BAR"}
+# An HMMA is 16 x 8 x 16 multiplications of 32 lanes. What nvcc cannot tell to be shared memory is a generic load.
+KINDS = {
+    "FMA": r"[FD]FMA|FFMA2",
+    "HMMA": r"HMMA\.16816",
+    "load shared": r"LDS|LDSM",
+    "load generic": r"LD",
+    "load global": r"LDG",
+    "barrier": r"BAR",
+}
+OF_HMMA = 64
 
 
 def functions(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -96,6 +107,11 @@ def functions(text: str) -> Iterator[tuple[str, list[str]]]:
         plain = subprocess.run([filt, name], capture_output=True, text=True).stdout if filt else name
         short = re.sub(r"rnn::(cuda::)?|\(rnn::\w+\)|^void ", "", plain.strip().partition("(")[0])
         yield short.replace(", (int)", ", "), part.splitlines()
+
+
+def multiplications(count: Counter[str]) -> int:
+    """Multiply-adds of a lane."""
+    return count["FMA"] + OF_HMMA * count["HMMA"]
 
 
 def inner_loop(lines: list[str]) -> Counter[str]:
@@ -113,7 +129,7 @@ def inner_loop(lines: list[str]) -> Counter[str]:
         count = Counter(
             kind for w in words if w for kind, pattern in KINDS.items() if re.match(rf"(?:{pattern})(?:\.|$)", w[1])
         )
-        if count["FMA"] > best["FMA"]:
+        if multiplications(count) > multiplications(best):
             best = count
     return best
 
@@ -121,18 +137,18 @@ def inner_loop(lines: list[str]) -> Counter[str]:
 def instructions(nvcc: str, nvdisasm: str, architecture: str) -> str:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for source in sorted(CUDA.glob("*_float.cu")):
+        for source in sorted([*CUDA.glob("*_float.cu"), *CUDA.glob("*_halves.cu")]):
             cubin = Path(folder) / f"{source.stem}.cubin"
             flags = ["-std=c++20", "-expt-relaxed-constexpr", f"-arch={architecture}", "-cubin"]
             subprocess.run([nvcc, *flags, source, "-o", cubin], check=True)
             text = subprocess.run([nvdisasm, "-c", cubin], check=True, capture_output=True, text=True).stdout
             for name, lines in functions(text):
                 count = inner_loop(lines)
-                if count["FMA"] and re.search("Lstm|Gru[,>]|Rnn<Tanh", name) and "LayerNorm" not in name:
-                    loads = count["load shared"]
-                    ratio = f"{count['FMA'] / loads:.1f}" if loads else "-"
+                if multiplications(count) and re.search("Lstm|Gru[,>]|Rnn<Tanh", name) and "LayerNorm" not in name:
+                    loads = count["load shared"] + count["load generic"]
+                    ratio = f"{multiplications(count) / loads:.1f}" if loads else "-"
                     rows.append([f"`{name}`", *(str(count[kind]) for kind in KINDS), ratio])
-    return table(["inner loop", *KINDS, "FMA per shared load"], sorted(rows))
+    return table(["inner loop", *KINDS, "multiply-adds per shared load"], sorted(rows))
 
 
 # -- floors ------------------------------------------------------------------------------------------------------------

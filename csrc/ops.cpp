@@ -565,6 +565,10 @@ template <class Real> struct Prepared {
     c.x_row = d.x.stride(d.is_flat() ? 0 : 1);
     c.w_ih = read<Real>(w_ih);
     c.w_hh = read<Real>(w_hh);
+    if (!weight_mask.defined())  // which scales
+      c.w_hh_halves = d.dtype == at::kBFloat16 ? Halves::kBfloat16
+                      : d.dtype == at::kHalf   ? Halves::kFloat16
+                                               : Halves::kNone;
     c.b_ih = read<Real>(b_ih);
     c.b_hh = read<Real>(b_hh);
     c.w_hr = d.w_hr ? read<Real>(*d.w_hr) : nullptr;

@@ -12,12 +12,10 @@
 // Layers and machines run in float alone: whoever asks for double has gone astray.
 namespace rnn::cuda {
 template <class Real> const Kernels<Real>& kernels() { std::abort(); }
-template <class Real> const Persistent<Real>* persistent_forward(int) { std::abort(); }
-template <class Real> const Persistent<Real>* persistent_backward(int) { std::abort(); }
+template <class Weight, bool forward> const Persistent<typename RealOf<Weight>::type>* persistent(int) { std::abort(); }
 template <class Real> const NtmKernels<Real>& ntm_kernels() { std::abort(); }
 template const Kernels<double>& kernels();
-template const Persistent<double>* persistent_forward(int);
-template const Persistent<double>* persistent_backward(int);
+RNN_PERSISTENT(, double)
 template const NtmKernels<double>& ntm_kernels();
 }  // namespace rnn::cuda
 
@@ -50,7 +48,8 @@ void pretend(int multiprocessors, int shared, const char* path) {
   setenv("CUDA_ON_CPU_SHARED_OPTIN", std::to_string(shared).c_str(), 1);
   setenv("RNNKERNELS_CUDA_PATH", path, 1);
 }
-int in_one_launch = 0;  // calls that walked all ticks in one
+int in_one_launch = 0, on_tensor_cores = 0;  // calls that walked all ticks in one; those of halves
+Halves halves = Halves::kNone;               // what recurrent weights are said to be
 
 void layer_on_card(Pass pass, const layers::Case& c, const Call<float>& call) {
   Lists card(call.time);
@@ -58,8 +57,11 @@ void layer_on_card(Pass pass, const layers::Case& c, const Call<float>& call) {
   const auto seed = static_cast<int64_t>(call.seed);
   seeded.seed_at = &seed;
   seeded.seed = 0;
+  seeded.w_hh_halves = halves;
   auto run = pass == Pass::kForward ? cuda::forward<float> : cuda::backward<float>;
-  in_one_launch += run(c.cell, c.facts(), seeded, card.time, {}).starts_with("persistent");
+  const std::string path = run(c.cell, c.facts(), seeded, card.time, {});
+  in_one_launch += path.starts_with("persistent");
+  on_tensor_cores += path.ends_with("tensor cores");
 }
 void machine_on_card(bool forward, const NtmCall<float>& call, const Facts& f) {
   Lists card(call.time);
@@ -101,29 +103,30 @@ void check(const layers::Case& c, bool thoroughly) {
   using namespace layers;
   Places p(c);
   Numbers at(c, p);
+  for (double& w : at.tensors[kWHh])
+    w = std::ldexp(std::nearbyint(std::ldexp(w, 7 - std::ilogb(w))), std::ilogb(w) - 7);
   const Run core{Isa::kScalar, {1, 1, true, c.shape.T}};
   Inputs<double> wide(c, p, at);
   Results<double> right = wide.forward(core, true);
   wide.backward(core, right, true, true);
   Inputs<float> inputs(c, p, at);
-  auto compare = [&](const std::string& text) {
+  auto compare = [&](const std::string& text, double eps = kFloat) {
     on_card(text, [&] {
       Results<float> r = inputs.forward(core, true);
       inputs.backward(core, r, true, true);
-      expect(text, "differs from the core", layers::distance(r, right), 64 * kFloat);
+      expect(text, "differs from the core", layers::distance(r, right), 64 * eps);
       if (!thoroughly) return;
       Results<float> again = inputs.forward(core, false);
       again.saved = std::make_unique<Tensor<float>>(*r.saved);
       inputs.backward(core, again, true, true);
       expect(text, "depends on what is saved or on the order of threads", layers::distance(again, r), 0);
       if (c.shape.T > 1)
-        expect(text, "differs by pieces", layers::distance(inputs.pieces(core, (c.shape.T + 1) / 2), right),
-               128 * kFloat);
+        expect(text, "differs by pieces", layers::distance(inputs.pieces(core, (c.shape.T + 1) / 2), right), 128 * eps);
     });
   };
   pretend(4, kShared, "tick");
   compare(c.text());
-  if (!cuda::persistent_forward<float>(c.cell) || c.shape.P || !c.fed()) return;
+  if (!cuda::persistent<float, true>(c.cell) || c.shape.P) return;
   // Rows dealt to blocks, or all with one; memory that holds all rows, or some at a time; units that several blocks
   // share; sums in three parts, some of whose weights are in shared memory.
   static const std::pair<int, int> kCards[] = {{4, kShared}, {1, kShared}, {3, 5000}, {7, 12000}};
@@ -131,12 +134,19 @@ void check(const layers::Case& c, bool thoroughly) {
   const auto [multiprocessors, shared] = c.shape.H == kSpread.H ? std::pair(4, 12000)
                                          : c.shape.H > 256      ? std::pair(8, 232448)
                                                                 : kCards[number++ % (thoroughly ? 4 : 2)];
-  const int gates = c.facts().gates_of(0), bytes = sizeof(float), states = static_cast<int>(c.fed() / c.shape.H);
-  for (cuda::Shape product : {cuda::Shape{c.shape.B, c.shape.H, c.fed(), gates, bytes},
-                              {c.shape.B, c.shape.H, gates * c.shape.H, states, bytes}})
-    if (!cuda::lay_out(product, {multiprocessors, shared}).blocks) return;  // it does not fit
-  pretend(multiprocessors, shared, "persistent");
-  compare(c.text() + ", in one launch on " + std::to_string(multiprocessors) + " multiprocessors");
+  const int gates = c.facts().gates_of(0), states = static_cast<int>(c.fed() / c.shape.H);
+  auto walk = [&](const std::string& text, const cuda::Panel& panel, double eps) {
+    for (cuda::Shape product : {cuda::Shape{c.shape.B, c.shape.H, c.fed(), gates},
+                                {c.shape.B, c.shape.H, c.fed() ? gates * c.shape.H : 0, std::max(states, 1)}})
+      if (!cuda::lay_out(product, panel, {multiprocessors, shared}).blocks) return;  // it does not fit
+    pretend(multiprocessors, shared, "persistent");
+    compare(c.text() + text + " on " + std::to_string(multiprocessors) + " multiprocessors", eps);
+  };
+  walk(", in one launch", cuda::kFmaPanel<float>, kFloat);
+  if (!c.fed()) return;
+  halves = number % 2 ? Halves::kBfloat16 : Halves::kFloat16;
+  walk(", on tensor cores", cuda::tensor_panel(80), 16 * kFloat);  // rows are kept to 16 bits and more
+  halves = Halves::kNone;
 }
 
 // A drawn mask of several rows, as the core draws it.
@@ -247,7 +257,7 @@ int main(int argc, char** argv) {
     if (wanted("layers") || wanted(cell_facts(cell).name)) check_layer(cell, thoroughly);
   const int of_layers = checks;
   if (wanted("ntm")) check_machines(thoroughly);
-  std::printf("%d checks of layers, %d calls in one launch, %d checks of machines, %d failures\n", of_layers,
-              in_one_launch, checks - of_layers, failures);
+  std::printf("%d checks of layers, %d calls in one launch, %d on tensor cores, %d checks of machines, %d failures\n",
+              of_layers, in_one_launch, on_tensor_cores, checks - of_layers, failures);
   return failures ? 1 : 0;
 }

@@ -16,7 +16,9 @@ from rnnkernels.testing import OPTIONS, Case, Problem
 
 assert EXECUTED_CUDA
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-WALKED = tuple(c for c, facts in CELLS.items() if facts["stages"] == 1 and facts["fed"] and not facts["scales"])
+HALVES = DTYPES[2:]
+WALKED = tuple(c for c, facts in CELLS.items() if facts["stages"] == 1 and not facts["scales"])
+FED = tuple(c for c in WALKED if CELLS[c]["fed"])
 walked = pytest.mark.parametrize("cell", WALKED)
 SMALL = Case(4, 3, 5, 17)
 
@@ -65,20 +67,52 @@ def layer(cell, case=SMALL):
 @pytest.mark.parametrize("case, multiprocessors, shared", SIZES, ids=str)
 def test_sizes(cell, case, multiprocessors, shared, card, poison):
     card(multiprocessors, shared)
-    check(cell, case, DTYPES[(SIZES.index((case, multiprocessors, shared)) + WALKED.index(cell)) % 2])
+    which = SIZES.index((case, multiprocessors, shared)) + (FED.index(cell) if cell in FED else 0)
+    check(cell, case, DTYPES[which % 2])
     assert path().startswith("persistent, ")
 
 
+# As above, for tensor cores: 8 rows by 32 columns by 16 terms at a time, 64 terms in a chunk.
+TILES = [
+    (Case(3, 3, 5, 1), 4, 101376),
+    (Case(4, 9, 5, 17), 3, 12000),
+    (Case(2, 33, 1, 17), 2, 9000),
+    (Case(3, 9, 5, 65), 5, 30000),
+    (Case(2, 8, 5, 257), 24, 232448),
+    (Case(3, 1, 5, 257), 60, 101376),
+]
+
+
+@pytest.mark.parametrize("cell", FED)
+@pytest.mark.parametrize("case, multiprocessors, shared", TILES, ids=str)
+def test_tensor_cores(cell, case, multiprocessors, shared, card, poison, monkeypatch):
+    card(multiprocessors, shared)
+    dtype = HALVES[(TILES.index((case, multiprocessors, shared)) + FED.index(cell)) % 2]
+    check(cell, case, dtype)
+    assert path().endswith(" blocks, tensor cores")
+    # Rows are more than halves: as good as what is computed in float32, but where that is in the middle of two.
+    problem = Problem(cell, case, dtype)
+    on_tensor_cores = problem.outputs_and_gradients(functional.layer, dtype)
+    monkeypatch.setenv("RNNKERNELS_CUDA_PATH", "tick")
+    in_float = problem.outputs_and_gradients(functional.layer, dtype)
+    differ = [(actual != in_float[label]).flatten() for label, actual in on_tensor_cores.items()]
+    assert torch.cat(differ).double().mean() < 0.01
+
+
 def walks(case):
-    return not case.P and case.recurrence != "none"
+    return not case.P
 
 
 @pytest.mark.parametrize("cell, case", [(c, case) for c in WALKED for case in filter(walks, OPTIONS[c])], ids=str)
 def test_options(cell, case, card, poison):
     which = OPTIONS[cell].index(case) + WALKED.index(cell)
     card(*[(4, 101376), (3, 6000), (7, 101376)][which % 3])
-    check(cell, case, DTYPES[which // 3 % 4])
+    dtype = DTYPES[which // 3 % 4]
+    check(cell, case, dtype)
     assert path().startswith("persistent, ")
+    if dtype in HALVES and cell in FED and case.recurrence != "none" and which % 3 != 1:
+        scaled = case.masks and case.options.weight_dropout > 0
+        assert path().endswith("tensor cores") == (not scaled)
 
 
 @walked
@@ -138,6 +172,21 @@ def test_other_cells_go_tick_by_tick(cell, monkeypatch):
     monkeypatch.setenv("RNNKERNELS_CUDA_PATH", "auto")
     layer(cell, Case(4, 3, 5, 18))
     assert path() == "tick by tick"
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("value", [3e4, 6e4, torch.inf, torch.nan])
+def test_what_no_half_holds(dtype, value):
+    """A state beyond float16 is infinite in the next product too, and does not become NaN."""
+    layer = rk.RNN(1, 1, nonlinearity="relu", bias=False).to(dtype)
+    h = torch.full((1, 1, 1), value, dtype=dtype)
+    with torch.no_grad():
+        layer.weight_hh_l0.fill_(2.0)
+        layer.weight_ih_l0.zero_()
+        out = layer(torch.zeros(4, 1, 1, dtype=dtype), h)[0]
+    assert path().endswith("tensor cores")
+    wanted = h.double() * torch.tensor([2.0, 4.0, 8.0, 16.0]).reshape(4, 1, 1)
+    torch.testing.assert_close(out, wanted.to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_projection_goes_tick_by_tick():

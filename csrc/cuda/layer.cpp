@@ -31,13 +31,24 @@ Path wanted_path() {
   return Path::kAuto;
 }
 
-// An estimate of where one launch is worth it: products that wait rather than work, and some ticks to wait for.
-bool is_worth_it(int64_t steps, int64_t batch) { return steps >= 4 && batch <= 64; }
+// Walks in one launch that a call may take, the best first.
+template <class Real, bool forward>
+std::vector<const Persistent<Real>*> persistents(int cell, [[maybe_unused]] const Call<Real>& c) {
+  std::vector<const Persistent<Real>*> all{persistent<Real, forward>(cell)};
+  if constexpr (std::is_same_v<Real, float>)
+    if (c.w_hh_halves != Halves::kNone)
+      all.insert(all.begin(), c.w_hh_halves == Halves::kBfloat16 ? persistent<Bfloat16, forward>(cell)
+                                                                 : persistent<Float16, forward>(cell));
+  std::erase(all, nullptr);
+  return all;
+}
 
 template <class Real> class Walk {
  public:
   std::string path() const {
-    return layout.blocks ? "persistent, " + std::to_string(layout.blocks) + " blocks" : "tick by tick";
+    if (!one_launch) return "tick by tick";
+    return "persistent, " + std::to_string(layout.blocks) + " blocks" +
+           (one_launch->panel.capability ? ", tensor cores" : "");
   }
 
  private:
@@ -74,26 +85,31 @@ template <class Real> class Walk {
   Real* take(int64_t n) { return held.push_back(room(n)), data(held.back()); }
   Real* take_zeros(int64_t n) { return held.push_back(at::zeros({n}, options)), data(held.back()); }
 
-  // Whether one launch walks all ticks, and how it is laid over the card then: layout.blocks is 0 where none does.
-  void choose_path(const Persistent<Real>* kernels, int columns, int64_t terms) {
+  // Whether one launch walks all ticks, and how it is laid over the card's blocks then. Between ticks stands a product
+  // of so many terms, by so many columns of a unit.
+  void choose_path(const std::vector<const Persistent<Real>*>& kernels, int columns, int64_t terms) {
     const Path path = wanted_path();
     if (path == Path::kTick || c.time.steps() == 0 || B == 0 || H == 0) return;
-    if (path == Path::kAuto && !is_worth_it(c.time.steps(), B)) return;
-    const char* why = try_persistent(kernels, columns, terms);
-    if (why) layout.blocks = 0;
+    // An estimate of where it is worth it: products that wait rather than work, and some ticks to wait for.
+    if (path == Path::kAuto && (c.time.steps() < 4 || (terms > 0 && B > 64))) return;
+    const char* why = try_persistent(kernels, {B, H, terms, columns});
     TORCH_CHECK(!why || path == Path::kAuto, "RNNKERNELS_CUDA_PATH: persistent is not possible for this ", f.name, ": ",
                 why);
   }
   // Null, or why it cannot be.
-  const char* try_persistent(const Persistent<Real>* kernels, int columns, int64_t terms) {
-    if (!kernels || fed_gates == 0 || c.w_hr)
-      return "it is for cells of one stage with a recurrent product, without projection or normalisation";
+  const char* try_persistent(const std::vector<const Persistent<Real>*>& kernels, const Shape& shape) {
+    if (kernels.empty() || c.w_hr) return "it is for cells of one stage, without projection or normalisation";
     const cudaDeviceProp& p = *at::cuda::getCurrentDeviceProperties();
     if (!p.cooperativeLaunch) return "the card knows no cooperative launches";
     if (c.time.steps() > INT_MAX - 2) return "there are too many ticks";
-    layout = lay_out({B, H, terms, columns, sizeof(Real)},
-                     {p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin)});
-    return layout.blocks && kernels->fits(layout) ? nullptr : "the weights and a row do not fit the blocks";
+    for (auto* one : kernels) {
+      if (10 * p.major + p.minor < one->panel.capability) continue;
+      layout = lay_out(shape, one->panel, {p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin)});
+      if (!layout.blocks || !one->fits(layout)) continue;
+      one_launch = one;
+      return nullptr;
+    }
+    return "the weights and a row do not fit the blocks";
   }
 
   // A matrix of rows by columns at p, rows so far apart. Its device is named, or the driver would be asked for it.
@@ -149,6 +165,7 @@ template <class Real> class Walk {
   const Stream stream;
   const int64_t frames, B, H, P;
   int fed_gates = 0;  // gates of the product over the states that feed back
+  const Persistent<Real>* one_launch = nullptr;
   Layout layout{};
   Step<Real> m{};
   Tensor product_;
@@ -157,18 +174,17 @@ template <class Real> class Walk {
 
 template <class Real> struct Forward : Walk<Real> {
   using Base = Walk<Real>;
-  using Base::B, Base::H, Base::P, Base::c, Base::f, Base::layout, Base::m, Base::stream, Base::table;
+  using Base::B, Base::H, Base::P, Base::c, Base::f, Base::m, Base::one_launch, Base::stream, Base::table;
 
   Forward(int cell, const Facts& facts, const Call<Real>& call, const Timeline& card, c10::Device device)
-      : Base(cell, facts, call, card, device), persistent(persistent_forward<Real>(cell)) {
-    this->choose_path(persistent, this->fed_gates, c.fed);
+      : Base(cell, facts, call, card, device) {
+    this->choose_path(persistents<Real, true>(cell, c), std::max(this->fed_gates, 1), this->fed_gates ? c.fed : 0);
     m.h = this->take(B * m.ld_h());
     m.ld_masked = m.ld_h();
-    if (layout.blocks) {  // twice: one is read while the other is written
-      constexpr int64_t kVec = kLoad / sizeof(Real);
-      m.ld_masked = (c.fed + kVec - 1) / kVec * kVec;
+    if (this->fed_gates > 0 && one_launch) {  // twice: one is read while the other is written
+      m.ld_masked = (c.fed + kLoad<Real> - 1) / kLoad<Real> * kLoad<Real>;
       m.masked = this->take(2 * B * m.ld_masked);
-    } else if (c.masks[kDropFed].on()) {
+    } else if (this->fed_gates > 0 && c.masks[kDropFed].on()) {
       m.masked = this->take(B * m.ld_h());
     }
     for (int s = 1; s < f.states; ++s)
@@ -183,7 +199,7 @@ template <class Real> struct Forward : Walk<Real> {
     m.projected = this->data(projected);
     if (f.norm_input) table.normalise_inputs(m, this->frames, stream);
     table.enter(m, stream);
-    layout.blocks ? persistent->run(m, layout, stream) : walk();
+    one_launch ? one_launch->run(m, this->layout, stream) : walk();
     table.leave(m, stream);
   }
 
@@ -214,18 +230,16 @@ template <class Real> struct Forward : Walk<Real> {
       table.deliver(m, t, next, all, stream);
     }
   }
-
-  const Persistent<Real>* persistent;
 };
 
 template <class Real> struct Backward : Walk<Real> {
   using Base = Walk<Real>;
-  using Base::B, Base::H, Base::P, Base::c, Base::f, Base::frames, Base::layout, Base::m, Base::options, Base::stream,
-      Base::table;
+  using Base::B, Base::H, Base::P, Base::c, Base::f, Base::frames, Base::m, Base::one_launch, Base::options,
+      Base::stream, Base::table;
 
   Backward(int cell, const Facts& facts, const Call<Real>& call, const Timeline& card, c10::Device device)
-      : Base(cell, facts, call, card, device), persistent(persistent_backward<Real>(cell)) {
-    this->choose_path(persistent, std::max(m.fed_states, 1), this->fed_gates * H);
+      : Base(cell, facts, call, card, device) {
+    this->choose_path(persistents<Real, false>(cell, c), std::max(m.fed_states, 1), this->fed_gates * H);
     for (int s = 0; s < f.states; ++s) m.carry[s] = this->take(B * c.units(s));
     if (f.stages > 1) m.dnext = this->take(B * H);
     if (c.w_hr) m.dh = this->take(frames * P);
@@ -244,8 +258,8 @@ template <class Real> struct Backward : Walk<Real> {
     const bool flows = this->fed_gates > 0 && !c.truncated;  // through the product with the states that feed back
     table.enter_backward(m, stream);
     Tensor first;
-    if (layout.blocks) {
-      persistent->run(m, layout, stream);
+    if (one_launch) {
+      one_launch->run(m, this->layout, stream);
     } else {
       first = at::empty({flows ? B : 0, c.fed}, options);
       walk(flows, first);
@@ -343,8 +357,6 @@ template <class Real> struct Backward : Walk<Real> {
                     kept_row(kept.operand(f, s)));
     if (c.w_hr) add_product(c.grad_w_hr, P, H, H, this->matrix(m.dh, frames, P), kept_row(kept.projected));
   }
-
-  const Persistent<Real>* persistent;
 };
 
 }  // namespace
@@ -364,7 +376,7 @@ std::string backward(int cell, const Facts& f, const Call<Real>& call, const Tim
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return walk.path();
 }
-bool has_persistent(int cell) { return persistent_forward<float>(cell); }
+bool has_persistent(int cell) { return persistent<float, true>(cell); }
 template <class Real> void draw(const Call<Real>& call, MaskKind kind, int64_t rows, int64_t n, Real* to) {
   Step<Real> m{};
   m.c = call;

@@ -3,102 +3,20 @@
 #pragma once
 #include <cooperative_groups.h>
 
-#include "persistent.h"
+#include "panel.cuh"
 #include "step.cuh"
 
 namespace rnn::cuda {
 
-// Registers hold weights: loops over units and rows are not to be unrolled into what is left of them.
-#if defined(__CUDACC__)
-#define RNN_ROLLED _Pragma("unroll 1")
-#else
-#define RNN_ROLLED
-#endif
-
-template <class Real> inline constexpr int kVec = kLoad / sizeof(Real);
-template <class Real> inline constexpr int kChunk = kChunkBytes / sizeof(Real);
-
-RNN_FN void unpack(float4 from, float (&to)[4]) { to[0] = from.x, to[1] = from.y, to[2] = from.z, to[3] = from.w; }
-RNN_FN void unpack(double2 from, double (&to)[2]) { to[0] = from.x, to[1] = from.y; }
-__device__ __forceinline__ const float4* vectors(const float* p) { return reinterpret_cast<const float4*>(p); }
-__device__ __forceinline__ const double2* vectors(const double* p) { return reinterpret_cast<const double2*>(p); }
-__device__ __forceinline__ float4* vectors(float* p) { return reinterpret_cast<float4*>(p); }
-__device__ __forceinline__ double2* vectors(double* p) { return reinterpret_cast<double2*>(p); }
-RNN_FN float4 pack(const float (&v)[4]) { return make_float4(v[0], v[1], v[2], v[3]); }
-RNN_FN double2 pack(const double (&v)[2]) { return make_double2(v[0], v[1]); }
-
-// x, but the compiler does not know: what hangs on it is computed where it stands and not kept in registers from before
-// the loops around it, where the weights need them.
-__device__ __forceinline__ int anew(int x) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("" : "+r"(x));
-#endif
-  return x;
-}
-
-// Asks for what a later tick reads from far away.
-template <class Real> __device__ __forceinline__ void prefetch([[maybe_unused]] const Real* p) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-#endif
-}
-
-// Adds each of n numbers over the warp: lane l gets the sum of number l * n / 32 in v[0].
-template <int n, int apart = 16, int size, class Real>
-__device__ __forceinline__ void sum_over_lanes(Real (&v)[size], int lane) {
-  if constexpr (n > 1) {
-    const bool upper = lane & apart;
-    RNN_UNROLL(16)
-    for (int i = 0; i < n / 2; ++i) {
-      const Real mine = upper ? v[i + n / 2] : v[i], other = upper ? v[i] : v[i + n / 2];
-      v[i] = mine + __shfl_xor_sync(~0u, other, apart);
-    }
-  } else {
-    v[0] += __shfl_xor_sync(~0u, v[0], apart);
-  }
-  if constexpr (apart > 1) sum_over_lanes<(n > 1 ? n / 2 : 1), apart / 2>(v, lane);
-}
-
-// Sums of a tile of rows by the columns of a panel, over the terms of its chunks, each lane its own: weight(q, column)
-// is what the lane holds of chunk q.
-template <int rows, class Real, class Weights>
-__device__ __forceinline__ void multiply(const Real* staged, int apart, int chunks, int lane, Weights&& weight,
-                                         Real (&sum)[rows * kColumns]) {
-  RNN_UNROLL(32)
-  for (int i = 0; i < rows * kColumns; ++i) sum[i] = 0;
-  RNN_UNROLL(4)
-  for (int q = 0; q < kChunks; ++q) {
-    if (q >= chunks) break;
-    Real a[rows][kVec<Real>];
-    RNN_UNROLL(4)
-    for (int r = 0; r < rows; ++r) unpack(vectors(staged + r * apart)[q * 32 + lane], a[r]);
-    RNN_UNROLL(8)
-    for (int column = 0; column < kColumns; ++column) {
-      const auto& w = weight(q, column);
-      RNN_UNROLL(4)
-      for (int r = 0; r < rows; ++r) RNN_UNROLL(4)
-      for (int v = 0; v < kVec<Real>; ++v)
-        sum[r * kColumns + column] = Lane<Real>::fma(a[r][v], w.v[v], sum[r * kColumns + column]).v;
-    }
-  }
-}
-
-template <class Real> struct Vec {
-  Real v[kVec<Real>];
-};
-
 template <int n> struct Rows {};
 
 // What a block is and has.
-template <class Real> class Block {
+template <class M> class Block {
  public:
+  using Real = typename M::Real;
+
   __device__ __forceinline__ Block(const Layout& layout, float4* memory)
-      : l(layout),
-        warp(threadIdx.x / 32),
-        lane(threadIdx.x % 32),
-        staged(reinterpret_cast<Real*>(memory)),
-        sums(staged + l.room * l.staged),
-        panels(sums + l.term_groups * l.room * l.columns()) {}
+      : l(layout), warp(threadIdx.x / 32), lane(threadIdx.x % 32), memory(memory) {}
   __device__ __forceinline__ int first_unit() const { return blockIdx.x * l.units; }
   __device__ __forceinline__ int units() const {
     const int rest = l.all_units - first_unit();
@@ -107,27 +25,28 @@ template <class Real> class Block {
 
   // weight(column, term) of the block's columns, zero where there is none.
   template <class Weight> __device__ __forceinline__ void load_weights(Weight&& weight) {
-    auto load = [&](int panel, int q, int column) {
-      const int at = panel % l.column_groups * kColumns + column;
-      const int term = ((panel / l.column_groups * l.chunks + q) * 32 + lane) * kVec<Real>;
-      Vec<Real> w;
-      RNN_UNROLL(4)
-      for (int v = 0; v < kVec<Real>; ++v) w.v[v] = q < l.chunks ? weight(at, term + v) : Real(0);
-      return w;
+    float4* scratch = memory + warp * (M::kPanel.scratch / int(sizeof(float4)));
+    auto piece = [&](int panel, int q, int i) {
+      const int first_column = panel % l.column_groups * M::kPanel.columns;
+      const int first_term = (panel / l.column_groups * l.chunks + q) * M::kPanel.terms;
+      return M::load(i, lane, scratch, [&](int column, int term) {
+        return q < l.chunks ? weight(first_column + column, first_term + term) : Real(0);
+      });
     };
     const int own = warp % l.panels();  // fewer panels than warps: several hold the same, for other rows
     RNN_UNROLL(4)
-    for (int q = 0; q < kChunks; ++q) {
+    for (int q = 0; q < M::kPanel.chunks; ++q) {
       RNN_UNROLL(8)
-      for (int column = 0; column < kColumns; ++column) held[q][column] = load(own, q, column);
+      for (int i = 0; i < M::kPieces; ++i) held[q][i] = piece(own, q, i);
       __syncwarp();  // the next ones' addresses would take registers that these need
     }
     RNN_ROLLED
     for (int panel = kWarps + warp; panel < l.panels(); panel += kWarps) {
       RNN_ROLLED
-      for (int i = 0; i < l.chunks * kColumns; ++i)
-        vectors(panel_at(panel))[i * 32 + lane] = pack(load(panel, i / kColumns, i % kColumns).v);
+      for (int n = 0; n < l.chunks * M::kPieces; ++n)
+        M::put(chunk_at(panel, n / M::kPieces), n % M::kPieces, lane, piece(panel, n / M::kPieces, n % M::kPieces));
     }
+    if (M::kPanel.scratch > 0) __syncthreads();  // rows will lie there
   }
 
   // Multiplies the first `arriving` rows, row b from source(b) on, with the block's weights, then calls
@@ -150,10 +69,10 @@ template <class Real> class Block {
       for (int i = threadIdx.x; i < count * units(); i += kWalkThreads) {
         const int row = i / units(), unit = i % units();
         f(anew(row_of(first + row)), first_unit() + unit, [&](int column) {
-          const Real* p = sums + row * l.columns() + column * l.units + unit;
+          const Real* p = sums() + row * l.columns + column * l.units + unit;
           Real sum = *p;
           RNN_ROLLED
-          for (int group = 1; group < l.term_groups; ++group) sum += p[group * l.room * l.columns()];
+          for (int group = 1; group < l.term_groups; ++group) sum += p[group * l.room * l.columns];
           return sum;
         });
       }
@@ -168,41 +87,47 @@ template <class Real> class Block {
 
   // All blocks of the launch; alone with its rows a block waits for none.
   __device__ __forceinline__ void meet() const {
-    if (l.unit_slices > 1)
+    if (l.meets())
       cooperative_groups::this_grid().sync();
     else
       __syncthreads();
   }
 
-  const Layout& l;
-  const int warp, lane;
-
  private:
+  static constexpr int kTerms = kLoad<Real>;  // that are staged at once
+
   __device__ __forceinline__ int row_of(int i) const { return i * l.row_slices + static_cast<int>(blockIdx.y); }
   __device__ __forceinline__ int mine(int rows) const {
     const int slice = blockIdx.y;
     return rows > slice ? (rows - slice + l.row_slices - 1) / l.row_slices : 0;
   }
-  __device__ __forceinline__ Real* panel_at(int panel) const {
-    return panels + (panel - kWarps) * (l.chunks * kColumns * kChunk<Real>);
+  // Of a panel that registers do not hold.
+  __device__ __forceinline__ float4* chunk_at(int panel, int q) const {
+    return memory + (l.panels_at + int64_t((panel - kWarps) * l.chunks + q) * kChunkBytes) / sizeof(float4);
   }
+  __device__ __forceinline__ typename M::Number* staged() const {
+    return reinterpret_cast<typename M::Number*>(memory);
+  }
+
+  // [term group][row][column], behind the rows.
+  __device__ __forceinline__ Real* sums() const { return reinterpret_cast<Real*>(memory) + l.room * l.staged; }
 
   // Copies rows to shared memory, past the nearer cache, which may hold what other blocks have overwritten. Past the
   // terms there are zeros.
   template <class Source>
   __device__ __forceinline__ void stage(int first, int rows, int terms, bool aligned, Source&& source) {
-    const int across = l.staged / kVec<Real>, n = rows * across;
+    const int across = (l.staged - M::kPanel.pad) / kTerms, n = rows * across;
     RNN_UNROLL(4)
     for (int i = threadIdx.x; i < n; i += kWalkThreads) {
-      const int row = i / across, term = i % across * kVec<Real>;
+      const int row = i / across, term = i % across * kTerms;
       const Real* from = source(row_of(first + row)) + term;
-      Real v[kVec<Real>];
-      if (aligned && term + kVec<Real> <= terms)
+      Real v[kTerms];
+      if (aligned && term + kTerms <= terms)
         unpack(__ldcg(vectors(from)), v);
       else
         RNN_UNROLL(4)
-      for (int k = 0; k < kVec<Real>; ++k) v[k] = term + k < terms ? __ldcg(from + k) : Real(0);
-      vectors(staged)[i] = pack(v);
+      for (int k = 0; k < kTerms; ++k) v[k] = term + k < terms ? __ldcg(from + k) : Real(0);
+      M::stage(staged() + row * l.staged + term, l.room * l.staged, v);
     }
   }
 
@@ -210,35 +135,31 @@ template <class Real> class Block {
     const int panels = l.panels(), teams = panels < kWarps ? kWarps / panels : 1, team = warp / panels;
     if (team < teams)
       over_tiles(rows, warp % panels, team, teams,
-                 [&](int q, int column) -> const Vec<Real>& { return held[q][column]; });
+                 [&](int q, int i) -> const typename M::Piece& { return held[q][i]; });
     RNN_ROLLED
     for (int panel = kWarps + warp; panel < panels; panel += kWarps)
-      over_tiles(rows, panel, 0, 1, [&](int q, int column) {
-        Vec<Real> w;
-        unpack(vectors(panel_at(panel))[(q * kColumns + column) * 32 + lane], w.v);
-        return w;
-      });
+      over_tiles(rows, panel, 0, 1, [&](int q, int i) { return M::take(chunk_at(panel, q), i, lane); });
   }
   template <class Weights>
   __device__ __forceinline__ void over_tiles(int rows, int panel, int team, int teams, Weights&& weight) {
+    constexpr int kRows = M::kPanel.rows, kFewest = M::kPanel.fewest;
     const int lane = anew(this->lane), group = panel / l.column_groups, before = group * l.chunks;
     const int chunks = l.all_chunks - before < l.chunks ? l.all_chunks - before : l.chunks;
-    Real* to = sums + group * l.room * l.columns() + panel % l.column_groups * kColumns;
-    auto tile = [&]<int n>(int row, Rows<n>) {
-      constexpr int kSums = n * kColumns, kLanes = 32 / kSums;  // so many lanes have the same sum
-      Real sum[kSums];
-      multiply<n>(staged + row * l.staged + before * kChunk<Real>, l.staged, chunks, lane, weight, sum);
-      sum_over_lanes<kSums>(sum, lane);
-      if (lane % kLanes == 0) to[(row + lane / kLanes / kColumns) * l.columns() + lane / kLanes % kColumns] = sum[0];
+    const typename M::Number* from = staged() + before * M::kPanel.terms;
+    Real* to = sums() + group * l.room * l.columns + panel % l.column_groups * M::kPanel.columns;
+    auto multiply = [&]<int n>(int row, Rows<n>) {
+      M::template multiply<n>(from + row * l.staged, l.staged, l.room * l.staged, chunks, lane, weight,
+                              to + row * l.columns, l.columns);
     };
-    constexpr int kRows = tile_rows(sizeof(Real));
     RNN_ROLLED
     for (int row = team * kRows; row < rows; row += teams * kRows)
-      rows - row > 1 ? tile(row, Rows<kRows>{}) : tile(row, Rows<1>{});
+      kRows == kFewest || rows - row > kFewest ? multiply(row, Rows<kRows>{}) : multiply(row, Rows<kFewest>{});
   }
 
-  Real *staged, *sums, *panels;  // in shared memory: rows; [term group][row][column]; panels that registers do not hold
-  Vec<Real> held[kChunks][kColumns];
+  const Layout& l;
+  const int warp, lane;
+  float4* memory;  // rows, sums, panels that registers do not hold
+  typename M::Piece held[M::kPanel.chunks][M::kPieces];
 };
 
 // Rows and ticks are counted in int here: whoever calls sees to it.
@@ -248,26 +169,28 @@ template <class Real> __device__ __forceinline__ int rows_at(const Call<Real>& c
 
 // ----------------------------------------------------------------------------------------------------------- forward
 
-template <class Cell, class Real>
-__global__ void __launch_bounds__(kWalkThreads, 1)
-    forward_walk(const __grid_constant__ Step<Real> m, const __grid_constant__ Layout l) {
-  extern __shared__ float4 walk_memory[];
+template <class Cell, class M>
+__device__ __forceinline__ void walk_forward(const Step<typename M::Real>& m, const Layout& l, float4* memory) {
+  using Real = typename M::Real;
   constexpr int kInputs = Cell::kGates - Cell::kFirstInput;
   const Call<Real>& c = m.c;
   const int H = static_cast<int>(c.hidden), steps = static_cast<int>(c.time.steps()), terms = static_cast<int>(c.fed);
-  Block<Real> block(l, walk_memory);
-  block.load_weights([&](int column, int term) {
-    const int gate = column / l.units, unit = column % l.units;
-    const bool is = gate < Cell::kGates && unit < block.units() && term < terms;
-    return is ? c.w_hh[(gate * c.hidden + block.first_unit() + unit) * c.fed + term] : Real(0);
-  });
+  Block<M> block(l, memory);
+  if (Cell::kFed > 0 && terms > 0)
+    block.load_weights([&](int column, int term) {
+      const int gate = column / l.units, unit = column % l.units;
+      const bool is = gate < Cell::kGates && unit < block.units() && term < terms;
+      return is ? c.w_hh[(gate * c.hidden + block.first_unit() + unit) * c.fed + term] : Real(0);
+    });
   for (int step = 0; step < steps; ++step) {
     const int t = static_cast<int>(c.time.tick(step)),
               next = step + 1 < steps ? static_cast<int>(c.time.tick(step + 1)) : -1;
     const int rows = rows_at(c, t), coming = rows_at(c, next);
-    auto fed = [&](int step, int b) { return m.masked + ((step & 1) * c.time.batch + b) * m.ld_masked; };
+    auto fed = [&](int step, int b) {
+      return m.masked ? m.masked + ((step & 1) * c.time.batch + b) * m.ld_masked : nullptr;
+    };
     block.tick(
-        rows, rows < coming ? coming : rows, terms, true, [&](int b) { return fed(step, b); },
+        terms > 0 ? rows : 0, rows < coming ? coming : rows, terms, true, [&](int b) { return fed(step, b); },
         [&](int b, int unit, auto&& product) {
           if (b < rows) forward_unit<Cell, Real, 0>(m, anew(t), b, unit, product);
           prepare(m, next, b, unit, fed(step + 1, 0));
@@ -282,15 +205,14 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
 
 // ---------------------------------------------------------------------------------------------------------- backward
 
-template <class Cell, class Real>
-__global__ void __launch_bounds__(kWalkThreads, 1)
-    backward_walk(const __grid_constant__ Step<Real> m, const __grid_constant__ Layout l) {
-  extern __shared__ float4 walk_memory[];
+template <class Cell, class M>
+__device__ __forceinline__ void walk_backward(const Step<typename M::Real>& m, const Layout& l, float4* memory) {
+  using Real = typename M::Real;
   const Call<Real>& c = m.c;
   const int H = static_cast<int>(c.hidden), steps = static_cast<int>(c.time.steps()), terms = Cell::kGates * H;
   constexpr int kKept = int(Cell::kSaved) + int(Cell::kStates) - 1;
-  const bool flows = !c.truncated;
-  Block<Real> block(l, walk_memory);
+  const bool flows = Cell::kFed > 0 && m.fed_states > 0 && !c.truncated;
+  Block<M> block(l, memory);
   if (flows)
     block.load_weights([&](int column, int term) {
       const int state = column / l.units, unit = column % l.units;
@@ -303,7 +225,7 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
               after = step + 1 < steps ? static_cast<int>(c.time.tick(step + 1)) : -1;
     const int rows = rows_at(c, t), arriving = flows ? rows_at(c, after) : 0;
     block.tick(
-        arriving, rows < arriving ? arriving : rows, terms, terms % kVec<Real> == 0,
+        arriving, rows < arriving ? arriving : rows, terms, terms % kLoad<Real> == 0,
         [&](int b) { return m.du + (c.time.frame(after) + b) * terms; },
         [&](int b, int unit, auto&& product) {
           if (b < rows)
@@ -326,6 +248,20 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
 
 // ---------------------------------------------------------------------------------------------------------- launches
 
+// Nobody calls them on a card for which they are empty.
+template <class Cell, class M>
+__global__ void __launch_bounds__(kWalkThreads, 1)
+    forward_walk(const __grid_constant__ Step<typename M::Real> m, const __grid_constant__ Layout l) {
+  extern __shared__ __align__(32) float4 walk_memory[];
+  if constexpr (M::kHere) walk_forward<Cell, M>(m, l, walk_memory);
+}
+template <class Cell, class M>
+__global__ void __launch_bounds__(kWalkThreads, 1)
+    backward_walk(const __grid_constant__ Step<typename M::Real> m, const __grid_constant__ Layout l) {
+  extern __shared__ __align__(32) float4 walk_memory[];
+  if constexpr (M::kHere) walk_backward<Cell, M>(m, l, walk_memory);
+}
+
 template <auto kernel> bool walk_fits(const Layout& l) {
   int blocks = 0;
   const bool asked =
@@ -342,33 +278,22 @@ template <auto kernel, class Real> void walk(const Step<Real>& m, const Layout& 
                                     static_cast<cudaStream_t>(stream));
 }
 
-template <class Cell, class Real, bool forward> const Persistent<Real>* persistent() {
-  if constexpr (kStages<Cell> == 1 && Cell::kFed > 0 && Cell::kGroups == 0) {
-    if constexpr (forward) {
-      static constexpr Persistent<Real> kWalk{&walk_fits<&forward_walk<Cell, Real>>,
-                                              &walk<&forward_walk<Cell, Real>, Real>};
-      return &kWalk;
-    } else {
-      static constexpr Persistent<Real> kWalk{&walk_fits<&backward_walk<Cell, Real>>,
-                                              &walk<&backward_walk<Cell, Real>, Real>};
-      return &kWalk;
-    }
+template <class Cell, class M, bool forward> const Persistent<typename M::Real>* persistent_of() {
+  using Real = typename M::Real;
+  if constexpr (kStages<Cell> == 1 && Cell::kGroups == 0 && (Cell::kFed > 0 || std::is_same_v<M, Fma<Real>>)) {
+    constexpr auto kernel = forward ? &forward_walk<Cell, M> : &backward_walk<Cell, M>;
+    static constexpr Persistent<Real> kWalk{M::kPanel, &walk_fits<kernel>, &walk<kernel, Real>};
+    return &kWalk;
   } else {
     return nullptr;
   }
 }
 
-#define RNN_FORWARD(Cell) persistent<Cell, Real, true>(),
-#define RNN_BACKWARD(Cell) persistent<Cell, Real, false>(),
-template <class Real> const Persistent<Real>* persistent_forward(int cell) {
-  static const Persistent<Real>* const kCells[] = {RNN_CELLS(RNN_FORWARD)};
+template <class Weight, bool forward> const Persistent<typename RealOf<Weight>::type>* persistent(int cell) {
+#define RNN_WALK(Cell) persistent_of<Cell, typename MultiplierOf<Weight>::type, forward>(),
+  static const Persistent<typename RealOf<Weight>::type>* const kCells[] = {RNN_CELLS(RNN_WALK)};
+#undef RNN_WALK
   return kCells[cell];
 }
-template <class Real> const Persistent<Real>* persistent_backward(int cell) {
-  static const Persistent<Real>* const kCells[] = {RNN_CELLS(RNN_BACKWARD)};
-  return kCells[cell];
-}
-#undef RNN_FORWARD
-#undef RNN_BACKWARD
 
 }  // namespace rnn::cuda

@@ -4,13 +4,30 @@
 
 namespace rnn::cuda {
 
-// A block is kWarps warps. A panel of weights is kColumns columns of the product by `chunks` chunks of its terms; a
-// chunk is one load of kLoad bytes by each lane of a warp. Each warp holds one panel in registers.
-inline constexpr int kWarps = 8, kWalkThreads = 32 * kWarps, kColumns = 8, kChunks = 4;
-inline constexpr int kLoad = 16, kChunkBytes = 32 * kLoad;
+inline constexpr int kWarps = 8, kWalkThreads = 32 * kWarps;
 
-// Rows that a warp multiplies at once, of numbers of so many bytes.
-RNN_FN constexpr int tile_rows(int bytes) { return 16 / bytes; }
+// How a warp multiplies. A panel of weights is `columns` columns of the product by up to `chunks` chunks of `terms` of
+// its terms, kChunkBytes each: what the registers of a warp hold.
+inline constexpr int kChunkBytes = 4096;
+struct Panel {
+  int columns, terms, chunks;
+  int rows, fewest;                    // that are multiplied at once, and the fewest
+  int bytes;                           // of a number of a row
+  int pad;                             // numbers between two rows in shared memory, which would lie in the same banks
+  int scratch;                         // bytes of shared memory in which a warp brings weights into shape
+  int capability;                      // 10 * major + minor of cards that multiply so
+  double tile, one, of_chunk, of_one;  // cycles of `rows` rows and of one, before and for each chunk: estimates
+};
+template <class Real> inline constexpr int kLoad = 16 / sizeof(Real);  // numbers that a lane loads at a time
+// By the cores that compute in Real: a lane has kLoad terms of each column. Cells in double need registers of their
+// own.
+template <class Real>
+inline constexpr Panel kFmaPanel{
+    8, 32 * kLoad<Real>, sizeof(Real) > 4 ? 3 : 4, kLoad<Real>, 1, sizeof(Real), 0, 0, 0, 160, 60, 128, 32};
+// By tensor cores: weights that are halves, rows of float, each number of which is the sum of two halves.
+inline constexpr Panel tensor_panel(int capability) {
+  return {32, 64, 4, 8, 8, sizeof(float), 8, 1024, capability, 120, 120, 200, 200};
+}
 
 // What of a card counts here.
 struct Card {
@@ -18,11 +35,10 @@ struct Card {
   int64_t shared;  // bytes that a block may have
 };
 
-// The product that stands between two ticks: (rows, terms) by (terms, units * columns).
+// The product that stands between two ticks: (rows, terms) by (terms, units * columns). No terms: there is none.
 struct Shape {
   int64_t rows, units, terms;
   int columns;  // of a unit: its gates, or backward the states that feed back
-  int bytes;    // of a number
 };
 
 // A block owns the columns of some units, for some rows: row b is of slice b % row_slices.
@@ -30,28 +46,43 @@ struct Layout {
   int blocks;  // unit slices by row slices; 0: none, it does not fit
   int row_slices, unit_slices, units, all_units;
   int column_groups, term_groups, chunks;  // panels are column groups by term groups
+  int columns;                             // of all panels side by side
   int all_chunks;                          // of the terms
   int pass, room;                          // rows that are staged at a time, and room for them
-  int staged;                              // numbers of a staged row
-  int64_t shared;                          // bytes
+  int staged;                              // numbers from one staged row to the next
+  int64_t panels_at, shared;               // bytes before the panels that are in shared memory, and in all
 
   RNN_FN int panels() const { return column_groups * term_groups; }
-  RNN_FN int columns() const { return column_groups * kColumns; }
+  RNN_FN bool meets() const { return unit_slices > 1 && all_chunks > 0; }  // whether blocks wait for each other
 };
 
 // Of the layouts that fit the one that the estimate finds fastest.
-Layout lay_out(const Shape&, const Card&);
+Layout lay_out(const Shape&, const Panel&, const Card&);
 
 template <class Real> struct Persistent {
+  Panel panel;
   bool (*fits)(const Layout&);  // whether a multiprocessor can hold a block
   void (*run)(const Step<Real>&, const Layout&, Stream);
 };
-// Null for cells that are more than one stage or have no recurrent product.
-template <class Real> const Persistent<Real>* persistent_forward(int cell);
-template <class Real> const Persistent<Real>* persistent_backward(int cell);
-extern template const Persistent<float>* persistent_forward(int);
-extern template const Persistent<float>* persistent_backward(int);
-extern template const Persistent<double>* persistent_forward(int);
-extern template const Persistent<double>* persistent_backward(int);
+
+// Weights as a walk holds them: numbers of Real, or halves, for rows of float.
+struct Bfloat16 {};
+struct Float16 {};
+template <class Weight> struct RealOf {
+  using type = float;
+};
+template <> struct RealOf<double> {
+  using type = double;
+};
+
+// Null for cells of more than one stage, and with halves for those without recurrent product.
+template <class Weight, bool forward> const Persistent<typename RealOf<Weight>::type>* persistent(int cell);
+#define RNN_PERSISTENT(maybe_extern, Weight)                                                            \
+  maybe_extern template const Persistent<typename RealOf<Weight>::type>* persistent<Weight, true>(int); \
+  maybe_extern template const Persistent<typename RealOf<Weight>::type>* persistent<Weight, false>(int);
+RNN_PERSISTENT(extern, float)
+RNN_PERSISTENT(extern, double)
+RNN_PERSISTENT(extern, Bfloat16)
+RNN_PERSISTENT(extern, Float16)
 
 }  // namespace rnn::cuda

@@ -1,4 +1,5 @@
 #include "persistent.cuh"
 
-template const rnn::cuda::Persistent<double>* rnn::cuda::persistent_forward(int);
-template const rnn::cuda::Persistent<double>* rnn::cuda::persistent_backward(int);
+namespace rnn::cuda {
+RNN_PERSISTENT(, double)
+}  // namespace rnn::cuda

@@ -132,6 +132,9 @@ template <class Real> struct Mask {
   RNN_FN bool on() const { return source != kNone; }
 };
 
+// What a weight's numbers are, as Real: any, or halves of a kind.
+enum class Halves { kNone, kBfloat16, kFloat16 };
+
 // One direction of one layer. Shapes in the axis letters of README.md; F numbers feed back (P, or the fed states side
 // by side), P outputs (H without projection), contiguous unless strides are named. Null where absent.
 template <class Real> struct Call {
@@ -141,12 +144,13 @@ template <class Real> struct Call {
   const Real* x;  // rows of I contiguous
   int64_t x_tick, x_row;
   const Real *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;  // (rows H,I) (GH,F) (rows H) (rows H) (P,H), rows as Facts has them
-  const Real* unit;                              // (parameters, H)
-  const Real* first[kMaxStates];                 // states before the sweep: (B,P), the others (B,H)
-  const Real* reset[kMaxStates];                 // what they are reset to, or null: zero
-  const bool* resets;                            // by place
-  Real* out;                                     // (T,B,P) by place
-  Real* all[kMaxStates];                         // sequences of the states but the first, as `out`
+  Halves w_hh_halves;
+  const Real* unit;               // (parameters, H)
+  const Real* first[kMaxStates];  // states before the sweep: (B,P), the others (B,H)
+  const Real* reset[kMaxStates];  // what they are reset to, or null: zero
+  const bool* resets;             // by place
+  Real* out;                      // (T,B,P) by place
+  Real* all[kMaxStates];          // sequences of the states but the first, as `out`
   Real* final[kMaxStates];
   Real* saved;  // (frames of this call, saved_numbers)
   int64_t saved_numbers;

@@ -52,9 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def runs(problem: Judged, kernels: str) -> bool:
-    """Whether these kernels take the problem: a walk in one launch has one product, and no projection."""
-    case = problem.case
-    return kernels != "persistent" or (getattr(case, "P", None) is None and getattr(case, "recurrence", "") != "none")
+    """Whether these kernels take the problem: a walk in one launch has no projection."""
+    return kernels != "persistent" or getattr(problem.case, "P", None) is None
 
 
 class Held:

@@ -29,13 +29,14 @@ sys.path.insert(0, str(HERE))
 from rewrite import NO_CODE  # noqa: E402
 
 KINDS = ["sync", "owner", "guard", "bound"]
-FILES = ["step.cuh", "team.cuh", "ntm.cuh", "persistent.cuh"]
+FILES = ["step.cuh", "team.cuh", "ntm.cuh", "persistent.cuh", "panel.cuh"]
 # Every kind of cell: of one stage and two, with parameters, without products, normalised, with several fed states.
 UNITS = {
-    "step.cuh": ["sweep_float", "persistent_float"],
+    "step.cuh": ["sweep_float", "persistent_float", "persistent_halves"],
     "team.cuh": ["ntm_float"],
     "ntm.cuh": ["ntm_float"],
-    "persistent.cuh": ["persistent_float"],
+    "persistent.cuh": ["persistent_float", "persistent_halves"],
+    "panel.cuh": ["persistent_halves", "persistent_float"],
 }
 MODES = ["plain", "thread", "address"]
 NORMALISED = ["layernorm_lstm", "layernorm_gru"]  # whose kernels have all barriers of step.cuh
@@ -58,11 +59,10 @@ EQUIVALENT = [
     ("ntm.cuh", "if (end == begin) continue;", 1, "end", "what a row that has ended remembers is not used"),
     ("ntm.cuh", "if (s > 0) a.next[s]", 1, "s > 0", "nobody reads h after the tick there"),
     ("persistent.cuh", "the next ones' addresses", 1, "no", "it keeps the compiler from holding addresses"),
-    ("persistent.cuh", "w.v[v] = q < l.chunks", 1, "q <", "`multiply` stops before it, and `weight` looks itself"),
+    ("persistent.cuh", "return q < l.chunks", 1, "q <", "`multiply` stops before it, and `weight` looks itself"),
     ("persistent.cuh", "first < last; first += l.pass", 1, "<=", "one turn more over no rows"),
     ("persistent.cuh", "i < n; i += kWalkThreads) f(", 1, "<=", "it is walked for hints alone, which read nothing"),
     ("persistent.cuh", "if (rows > 0) {", 1, "rows", "none are staged and none multiplied"),
-    ("persistent.cuh", "if (l.unit_slices > 1)", 1, "> 1", "a grid's barrier is a block's too, only slower"),
     ("persistent.cuh", "return rows > slice", 1, "> slice", "the quotient is 0 there by itself"),
     ("persistent.cuh", "if (next < 0) break;", 1, "next", "one barrier more before all end"),
     ("persistent.cuh", "if (step < 0) break;", 1, "step", "one barrier more before all end"),
