@@ -120,8 +120,8 @@ __device__ __forceinline__ float from_half(__half x) { return __half2float(x); }
 __device__ __forceinline__ float from_half(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ void to_half(float x, __half& to) { to = __float2half_rn(x); }
 __device__ __forceinline__ void to_half(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
-template <class Half>
-inline constexpr int kTensorCapability = std::is_same_v<Half, __half> ? 70 : 80;
+template <class Half> inline constexpr int kTensorCapability = 80;
+template <> inline constexpr int kTensorCapability<__half> = 70;
 
 // A number of a row is the sum of two halves, so that the products are those of float: of 16 bits and more.
 template <class Half> struct TensorCores {

@@ -280,7 +280,7 @@ template <auto kernel, class Real> void walk(const Step<Real>& m, const Layout& 
 
 template <class Cell, class M, bool forward> const Persistent<typename M::Real>* persistent_of() {
   using Real = typename M::Real;
-  if constexpr (kStages<Cell> == 1 && Cell::kGroups == 0 && (Cell::kFed > 0 || std::is_same_v<M, Fma<Real>>)) {
+  if constexpr (kStages<Cell> == 1 && Cell::kGroups == 0 && (Cell::kFed > 0 || M::kPanel.capability == 0)) {
     constexpr auto kernel = forward ? &forward_walk<Cell, M> : &backward_walk<Cell, M>;
     static constexpr Persistent<Real> kWalk{M::kPanel, &walk_fits<kernel>, &walk<kernel, Real>};
     return &kWalk;
