@@ -167,12 +167,18 @@ template <class Half> struct TensorCores {
   }
   // What the first halves leave lies `rest` numbers behind them.
   static __device__ __forceinline__ void stage(Number* to, int rest, const float (&v)[kLoad<float>]) {
+    Half first[kLoad<float>], second[kLoad<float>];
     RNN_UNROLL(4)
     for (int k = 0; k < kLoad<float>; ++k) {
-      to_half(v[k], to[k]);
-      const float left = v[k] - from_half(to[k]);
-      to_half(left - left == 0 ? left : 0, to[rest + k]);  // infinite: it is so already
+      to_half(v[k], first[k]);
+      const float left = v[k] - from_half(first[k]);
+      to_half(left - left == 0 ? left : 0, second[k]);  // infinite: it is so already
     }
+    float2 parts[2];
+    __builtin_memcpy(&parts[0], first, sizeof(float2));
+    __builtin_memcpy(&parts[1], second, sizeof(float2));
+    *reinterpret_cast<float2*>(to) = parts[0];
+    *reinterpret_cast<float2*>(to + rest) = parts[1];
   }
 
   template <int, class Weights>
