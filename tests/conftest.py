@@ -5,6 +5,8 @@ machine is busy. Tests of the kernels ask for two.
 """
 
 import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -44,6 +46,26 @@ def layers(cases, every=6):
         indirect=["isa"],
         ids=str,
     )
+
+
+_begun = {}  # by test, by the name of a case: a future
+
+
+@pytest.fixture
+def ahead(request):
+    """`ahead(work)` is work(**the test's parameters): begun for all selected cases of the test when the first asks, on
+    all cores. For work that is done in processes of its own."""
+
+    def result(work):
+        test, cases = request.function, request.session.items
+        if test not in _begun:
+            pool = ThreadPoolExecutor(os.cpu_count())
+            request.config.add_cleanup(lambda: pool.shutdown(cancel_futures=True))
+            selected = [case.callspec for case in cases if getattr(case, "function", None) is test]
+            _begun[test] = {case.id: pool.submit(work, **case.params) for case in selected}
+        return _begun[test][request.node.callspec.id].result()
+
+    return result
 
 
 def pytest_configure(config):

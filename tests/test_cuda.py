@@ -48,10 +48,13 @@ def test_it_is_another_build_that_runs():
         ("test_ntm.py", 5),
     ],
 )
-def test_over_cuda(tests, order):
-    options = ["-o", f"pythonpath={BUILT}", "-p", "no:cacheprovider"]
-    seen = {"CUDA_ON_CPU_SEED": str(order), "RNNKERNELS_CUDA_PATH": "tick"}  # the other: test_persistent.py
-    done = python("-m", "pytest", f"tests/{tests}", *options, **seen)
+def test_over_cuda(tests, order, ahead):
+    def over_cuda(tests, order):
+        options = ["-o", f"pythonpath={BUILT}", "-p", "no:cacheprovider"]
+        seen = {"CUDA_ON_CPU_SEED": str(order), "RNNKERNELS_CUDA_PATH": "tick"}  # the other: test_persistent.py
+        return python("-m", "pytest", f"tests/{tests}", *options, **seen)
+
+    done = ahead(over_cuda)
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout
 

@@ -15,10 +15,14 @@ BUILT = Path(__file__).resolve().parent.parent / "build/cuda_driver"
 @pytest.mark.parametrize(
     "mode, cases, least", [("address", [], (1900, 1800, 900, 70)), ("thread", ["thin"], (65, 40, 20, 6))]
 )
-def test_cuda_under_sanitizers(mode, cases, least):
-    driver = BUILT / f"cuda_driver_{mode}"
-    assert driver.exists(), "not built: make cuda-driver"
-    done = subprocess.run([driver, *cases], capture_output=True, text=True, env=os.environ | {"CUDA_ON_CPU_SEED": "7"})
+def test_cuda_under_sanitizers(mode, cases, least, ahead):
+    def driven(mode, cases, least):
+        driver = BUILT / f"cuda_driver_{mode}"
+        assert driver.exists(), "not built: make cuda-driver"
+        environment = os.environ | {"CUDA_ON_CPU_SEED": "7"}
+        return subprocess.run([driver, *cases], capture_output=True, text=True, env=environment)
+
+    done = ahead(driven)
     assert done.returncode == 0, (done.stdout + done.stderr)[:8000]
     counts = r"(\d+) checks of layers, (\d+) calls in .*, (\d+) on tensor cores, (\d+) checks of mach.*, 0 failures\n"
     said = re.fullmatch(counts, done.stdout)

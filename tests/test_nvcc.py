@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,13 +154,14 @@ def usage(said):
     return found
 
 
-def compiled(file, architectures, folder):
+def compiled(file, architectures):
     """What the kernels of a file take. A layer's file is compiled with all cells for one architecture alone."""
-    if architectures == FULL:
-        return usage(run(f"-arch={FULL[0]}", RELAXED, *HOST, "-c", CSRC / "cuda" / file, cwd=folder))
-    (Path(folder) / file).write_text(LSTM.format(file=file))
-    targets = [f"-gencode=arch=compute_{a[3:]},code={a}" for a in architectures]
-    return usage(run(*targets, RELAXED, "-fatbin", file, cwd=folder))  # no host code, which is the same
+    with tempfile.TemporaryDirectory() as folder:
+        if architectures == FULL:
+            return usage(run(f"-arch={FULL[0]}", RELAXED, *HOST, "-c", CSRC / "cuda" / file, cwd=folder))
+        Path(folder, file).write_text(LSTM.format(file=file))
+        targets = [f"-gencode=arch=compute_{a[3:]},code={a}" for a in architectures]
+        return usage(run(*targets, RELAXED, "-fatbin", file, cwd=folder))  # no host code, which is the same
 
 
 def release():
@@ -194,8 +196,8 @@ seen = {}  # by architecture, of the tests that ran
 @needs_nvcc
 @pytest.mark.parametrize("architectures", [FULL, OTHERS], ids=" ".join)
 @pytest.mark.parametrize("file", FILES)
-def test_kernels_stay_within_limits(tmp_path, file, architectures, limits):
-    found = compiled(file, architectures, tmp_path)
+def test_kernels_stay_within_limits(file, architectures, limits, ahead):
+    found = ahead(compiled)
     assert set(found) == set(architectures)
     for architecture, of in found.items():
         seen.setdefault(architecture, {}).setdefault(file, set()).update(of)
@@ -241,11 +243,10 @@ ptxas info    : Used 8 registers, used 0 barriers, 1652 bytes cmem[0]
 
 def write():
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for architectures in (FULL, OTHERS):
-            for file in FILES:
-                for architecture, of in compiled(file, architectures, folder).items():
-                    found.setdefault(architecture, {}).update(of)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for takes in pool.map(compiled, FILES * 2, [FULL] * len(FILES) + [OTHERS] * len(FILES)):
+            for architecture, of in takes.items():
+                found.setdefault(architecture, {}).update(of)
     lines = [
         "# What kernels may take, by `nvcc -Xptxas -v`. tests/test_nvcc.py checks it and, run as a script, writes it."
     ]
