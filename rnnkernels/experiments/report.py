@@ -69,8 +69,9 @@ def summary(found: list[Outcome]) -> dict[str, str]:
         values = [o.figures[name] for o in found if name in o.figures]
         spread = f" ({_number(min(values))} to {_number(max(values))})" if min(values) < max(values) else ""
         further.append(f"{name}: {_number(median(values))}{spread}")
-    if late := sum(o.stopped == "time" for o in found):
-        further.append(f"{late} ended by the time limit")
+    if late := sorted(o.count for o in found if o.stopped == "time"):
+        reached = _number(late[0]) + (f" to {_number(late[-1])}" if late[0] < late[-1] else "")
+        further.append(f"{len(late)} ended by the time limit, at {reached}")
     row["further"] = "; ".join(further)
     return row
 
