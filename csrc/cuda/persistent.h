@@ -22,11 +22,34 @@ template <class Real> inline constexpr int kLoad = 16 / sizeof(Real);  // number
 // By the cores that compute in Real: a lane has kLoad terms of each column. Cells in double need registers of their
 // own.
 template <class Real>
-inline constexpr Panel kFmaPanel{
-    8, 32 * kLoad<Real>, sizeof(Real) > 4 ? 3 : 4, kLoad<Real>, 1, sizeof(Real), 0, 0, 0, 160, 60, 128, 32};
+inline constexpr Panel kFmaPanel{.columns = 8,
+                                 .terms = 32 * kLoad<Real>,
+                                 .chunks = sizeof(Real) > 4 ? 3 : 4,
+                                 .rows = kLoad<Real>,
+                                 .fewest = 1,
+                                 .bytes = sizeof(Real),
+                                 .pad = 0,
+                                 .scratch = 0,
+                                 .capability = 0,
+                                 .tile = 160,
+                                 .one = 60,
+                                 .of_chunk = 128,
+                                 .of_one = 32};
 // By tensor cores: weights that are halves, rows of float, each number of which is the sum of two halves.
 inline constexpr Panel tensor_panel(int capability) {
-  return {32, 64, 4, 8, 8, sizeof(float), 8, 1024, capability, 120, 120, 200, 200};
+  return {.columns = 32,
+          .terms = 64,
+          .chunks = 4,
+          .rows = 8,
+          .fewest = 8,
+          .bytes = sizeof(float),
+          .pad = 8,
+          .scratch = 1024,
+          .capability = capability,
+          .tile = 120,
+          .one = 120,
+          .of_chunk = 200,
+          .of_one = 200};
 }
 
 // What of a card counts here.
