@@ -38,19 +38,20 @@ def test_it_is_another_build_that_runs():
 
 # The order in which threads and blocks run differs from file to file, so that nothing relies on any.
 @pytest.mark.parametrize(
-    "tests, order",
+    "tests, which, order",
     [
-        ("test_ops.py", 0),
-        ("test_options.py", 1),
-        ("test_random.py", 2),
-        ("test_properties.py", 3),
-        ("test_variants.py", 4),
-        ("test_ntm.py", 5),
+        ("test_ops.py", "not large", 0),
+        ("test_ops.py", "large", 0),
+        ("test_options.py", "", 1),
+        ("test_random.py", "", 2),
+        ("test_properties.py", "", 3),
+        ("test_variants.py", "", 4),
+        ("test_ntm.py", "", 5),
     ],
 )
-def test_over_cuda(tests, order, ahead):
-    def over_cuda(tests, order):
-        options = ["-o", f"pythonpath={BUILT}", "-p", "no:cacheprovider"]
+def test_over_cuda(tests, which, order, ahead):
+    def over_cuda(tests, which, order):
+        options = ["-k", which, "-o", f"pythonpath={BUILT}", "-p", "no:cacheprovider"]
         seen = {"CUDA_ON_CPU_SEED": str(order), "RNNKERNELS_CUDA_PATH": "tick"}  # the other: test_persistent.py
         return python("-m", "pytest", f"tests/{tests}", *options, **seen)
 
