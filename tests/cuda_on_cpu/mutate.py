@@ -60,6 +60,7 @@ EQUIVALENT = [
     ("ntm.cuh", "if (s > 0) a.next[s]", 1, "s > 0", "nobody reads h after the tick there"),
     ("persistent.cuh", "the next ones' addresses", 1, "no", "it keeps the compiler from holding addresses"),
     ("persistent.cuh", "return q < l.chunks", 1, "q <", "`multiply` stops before it, and `weight` looks itself"),
+    ("persistent.cuh", "if (M::kPanel.scratch > 0)", 1, "scratch", "one barrier more where nothing lies there"),
     ("persistent.cuh", "first < last; first += l.pass", 1, "<=", "one turn more over no rows"),
     ("persistent.cuh", "i < n; i += kWalkThreads) f(", 1, "<=", "it is walked for hints alone, which read nothing"),
     ("persistent.cuh", "if (rows > 0) {", 1, "rows", "none are staged and none multiplied"),
