@@ -913,8 +913,9 @@ def test_killed_it_leaves_no_process_behind(tmp_path):
     pytest.importorskip("tqdm")
     command = [sys.executable, "-m", "rnnkernels", "reproduce", "reber-sgd", "--jobs", "2", "--out", tmp_path]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while "%" not in process.stderr.read(20):
+    while (said := process.stderr.read(20)) and "%" not in said:
         pass
+    assert said, "ended before its first trial"
     time.sleep(1)  # trials begin
     process.kill()
     process.communicate(timeout=60)  # they hold the other end of the pipe

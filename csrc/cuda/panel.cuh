@@ -28,22 +28,6 @@ __device__ __forceinline__ double2* vectors(double* p) { return reinterpret_cast
 RNN_FN float4 pack(const float (&v)[4]) { return make_float4(v[0], v[1], v[2], v[3]); }
 RNN_FN double2 pack(const double (&v)[2]) { return make_double2(v[0], v[1]); }
 
-// x, but the compiler does not know: what hangs on it is computed where it stands and not kept in registers from before
-// the loops around it, where the weights need them.
-__device__ __forceinline__ int anew(int x) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("" : "+r"(x));
-#endif
-  return x;
-}
-
-// Asks for what a later tick reads from far away.
-template <class Real> __device__ __forceinline__ void prefetch([[maybe_unused]] const Real* p) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-#endif
-}
-
 // Adds each of n numbers over the warp: lane l gets the sum of number l * n / 32 in v[0].
 template <int n, int apart = 16, int size, class Real>
 __device__ __forceinline__ void sum_over_lanes(Real (&v)[size], int lane) {

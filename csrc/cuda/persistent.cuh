@@ -8,6 +8,22 @@
 
 namespace rnn::cuda {
 
+// x, but the compiler does not know: what hangs on it is computed where it stands and not kept in registers from before
+// the loops around it, where the weights need them.
+__device__ __forceinline__ int anew(int x) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
+// Asks for what a later tick reads from far away.
+template <class Real> __device__ __forceinline__ void prefetch([[maybe_unused]] const Real* p) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
+}
+
 template <int n> struct Rows {};
 
 // What a block is and has.
