@@ -29,7 +29,7 @@ WORDS = {
     "controller": "lstm or feedforward",
     "preset": "conventions: graves2014, collier2018 or pytorch-ntm",
     "memory_init": "what the memory holds at first",
-    "activations": "save, or recompute: less memory, more time",
+    "recompute": "compute again in backward what forward would save: less memory, more time",
 }
 # fields of `training.Config`
 LEARNING = {
