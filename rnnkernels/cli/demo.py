@@ -184,6 +184,21 @@ def learn_to_copy(args: argparse.Namespace, progress: Any) -> str | None:
     return None
 
 
+def picture(name: str, path: Path) -> None:
+    """Raises ValueError or OSError where no picture could be written, before anything has been learned to be drawn."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{name}: a file in a folder that exists expected, found {path}")
+    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix and path.suffix[1:].lower() not in kinds:
+        raise ValueError(f"{name}: a picture expected ({', '.join(kinds)}), found {path}")
+    created = not path.exists()
+    path.open("ab").close()
+    if created:
+        path.unlink()
+
+
 def draw(results: list[Result], title: str, path: Path) -> None:
     """The loss curves of both sides, one panel for each kind of layer, and the times."""
     import matplotlib
@@ -214,14 +229,11 @@ def draw(results: list[Result], title: str, path: Path) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, prints the table, writes the pictures; 1 if the sides disagree or the machine cannot copy."""
-    from . import lacks
+    from . import require
 
-    if lacks("demo", {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}):
-        return 2
+    require({"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"})
     for name, path in (("--out", args.out), ("--ntm-out", args.ntm_out)):
-        if not path.absolute().parent.is_dir():
-            print(f"rnnkernels demo: {name}: a file in a folder that exists expected, found {path}", file=sys.stderr)
-            return 2
+        picture(name, path)
     from tqdm import tqdm
 
     from .. import get_isa

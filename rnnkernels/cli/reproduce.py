@@ -139,7 +139,7 @@ def _measure(entry: Any, variants: list[Any], args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Runs what was asked for and writes the page; 1 if a gate is not met or a trial raised, 130 if interrupted."""
-    from . import lacks
+    from . import require
 
     if args.list:
         _list()
@@ -147,14 +147,9 @@ def run(args: argparse.Namespace) -> int:
     if args.render:
         print(write_page(args.out))
         return 0
-    try:
-        chosen = _chosen(args)
-    except ValueError as error:
-        print(f"rnnkernels reproduce: {error}", file=sys.stderr)
-        return 2
-    packages = {"tqdm": "tqdm"} | ({"sklearn": "scikit-learn"} if any("digits" in e.name for e, _ in chosen) else {})
-    if lacks("reproduce", packages):
-        return 2
+    chosen = _chosen(args)
+    digits = {"sklearn": "scikit-learn"} if any("digits" in entry.name for entry, _ in chosen) else {}
+    require({"tqdm": "tqdm"} | digits)
     trouble, interrupted = [], False
     for entry, variants in chosen:
         found = _measure(entry, variants, args)
