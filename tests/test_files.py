@@ -2,16 +2,25 @@
 
 import gzip
 import io
+import math
+import os
 import pickle
 import re
+import signal
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from rnnkernels import cli
 from rnnkernels.tasks import data, pickled
+from rnnkernels.training import Config, Store, Training, train
 
 # --- lists that numpy pickled -----------------------------------------------------------------------------------------
 
@@ -318,3 +327,191 @@ def test_damaged_data_is_refused_by_name(what, seed, tmp_path):
         if what == "mnist":
             path.write_bytes(IMAGES[name])
     assert refused > 30
+
+
+# --- a run's folder ---------------------------------------------------------------------------------------------------
+
+NTM = {"controller_size": 8, "memory_rows": 4, "memory_width": 3}
+CONFIG = Config("copy", {"bits": 2, "max_length": 3}, arguments=NTM, log=10, evaluate=20, fresh=3, sequences=30)
+TINY = ["--bits", "2", "--max-length", "3", "--controller-size", "8", "--memory-rows", "4", "--memory-width", "3"]
+TINY += ["--log", "10", "--evaluate", "20", "--fresh", "3", "--sequences", "30", "--threads", "1"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder with a run."""
+    train(CONFIG, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def said(capsys, command):
+    """The one line in which a command says what is wrong."""
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    lines = [line for line in lines if line.strip() and "sequences/s" not in line and "|" not in line]
+    assert len(lines) == 1 and lines[0].startswith(f"rnnkernels {command}: "), lines
+    return lines[0]
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    return one == other
+
+
+def test_no_flipped_bit_of_a_checkpoint_loads_as_something_else(run):
+    store, rng = Store(run), np.random.default_rng(0)
+    whole, state, refused = store.checkpoint.read_bytes(), store.load(), 0
+    for at in rng.integers(0, 8 * len(whole), 600):
+        content = bytearray(whole)
+        content[at // 8] ^= 1 << at % 8
+        store.checkpoint.write_bytes(content)
+        try:
+            assert same(store.load(), state)  # a bit of no meaning, as those between two entries
+        except ValueError as error:
+            assert str(error).startswith(f"{store.checkpoint}: expected a whole checkpoint, got a damaged one: ")
+            refused += 1
+    assert refused > 400
+
+
+def test_a_damaged_checkpoint_is_refused_by_every_reader(run, capsys):
+    for module in ("tqdm", "matplotlib"):
+        pytest.importorskip(module)
+    path = Store(run).checkpoint
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = max(archive.infolist(), key=lambda entry: entry.file_size)
+        start = entry.header_offset
+    content[start + 30 + len(entry.filename) + 64 + 40] ^= 4
+    path.write_bytes(content)
+    metrics = Store(run).metrics.read_bytes()
+    for read in (lambda: Training.load(run), lambda: train(CONFIG, run, resume=True)):
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: .*checksum of {entry.filename}$"):
+            read()
+    for command in (["evaluate", run], ["plot", run], ["train", "copy", "--resume", "--out", run]):
+        assert cli.main([str(word) for word in command]) == 1
+        assert f"{path}: " in (line := said(capsys, command[0])) and entry.filename in line
+    assert Store(run).metrics.read_bytes() == metrics and path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda state: [1, 2],
+        lambda state: state["model"],
+        lambda state: state | {"config": state["config"] | {"dance": 1}},
+        lambda state: state | {"config": state["config"] | {"batch": "a"}},
+        lambda state: state | {"config": state["config"] | {"arguments": {"dance": 1}}},
+        lambda state: state | {"model": {}},
+        lambda state: state | {"generators": {}},
+        lambda state: {name: value for name, value in state.items() if name != "curve"},
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(changed, run, capsys):
+    path = Store(run).checkpoint
+    torch.save(changed(torch.load(path)), path)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: "):
+        Training.load(run)
+    assert cli.main(["evaluate", str(run)]) == 1 and str(path) in said(capsys, "evaluate")
+
+
+def test_checksums_are_written_whatever_torch_was_told(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        train(CONFIG, tmp_path)
+        assert not torch.serialization.get_crc32_options()
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert Training.load(tmp_path).sequences == 30
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\n", b"{\n", b"[" * 100_000 + b"\n", b"7\n", b'{"kind": 1}\n', b'{"kind": "training"}\n']
+)
+def test_metrics_that_are_none_are_refused_by_line(content, run, capsys):
+    pytest.importorskip("matplotlib")
+    with Store(run).metrics.open("ab") as file:
+        file.write(content)
+    assert cli.main(["plot", str(run)]) == 1
+    assert f"{Store(run).metrics}: line 5: expected metrics of a run" in said(capsys, "plot")
+
+
+def test_a_loss_that_is_not_finite_does_not_end_a_run(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    loop = sys.modules["rnnkernels.training.loop"]
+    scores = loop.Scores(math.nan, math.inf, 50.0)
+    monkeypatch.setattr(loop, "evaluate", lambda *args, **sizes: scores)
+    assert train(CONFIG, tmp_path).sequences == 30
+    (line,) = (line for line in Store(tmp_path).lines() if line["kind"] == "evaluation")
+    assert line["loss"] is None and line["errors"] is None and line["right"] == 50
+    assert cli.main(["plot", str(tmp_path)]) == 0
+
+
+def test_a_strangers_metrics_are_left_alone(tmp_path, capsys):
+    pytest.importorskip("tqdm")
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("three weeks of work\n")
+    with pytest.raises(ValueError, match="^folder: expected one without a run, got .*, which has a metrics.jsonl$"):
+        train(CONFIG, tmp_path)
+    assert cli.main(["train", "copy", *TINY, "--out", str(tmp_path)]) == 1 and "folder: " in said(capsys, "train")
+    assert path.read_text() == "three weeks of work\n" and os.listdir(tmp_path) == ["metrics.jsonl"]
+    path.write_text("")  # of a run that was killed before its first checkpoint
+    assert train(CONFIG, tmp_path).sequences == 30
+
+
+@pytest.mark.parametrize("name", ["checkpoint.new", "checkpoint.pt", "metrics.jsonl"])
+def test_links_are_not_followed(name, tmp_path):
+    target = tmp_path / "precious"
+    for content in ("precious", ""):
+        target.write_text(content)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).symlink_to(target)
+        if name == "checkpoint.new":
+            train(CONFIG, tmp_path / "run")
+            assert not Store(tmp_path / "run").checkpoint.is_symlink()
+            (tmp_path / "run" / "checkpoint.new").symlink_to(target)
+            train(replace(CONFIG, sequences=40), tmp_path / "run", resume=True)
+            assert Training.load(tmp_path / "run").sequences == 40
+            for file in (tmp_path / "run").iterdir():
+                file.unlink()
+        else:
+            with pytest.raises(ValueError, match="^folder: expected"):
+                train(CONFIG, tmp_path / "run")
+            (tmp_path / "run" / name).unlink()
+        assert target.read_text() == content
+
+
+def test_one_process_trains_in_a_folder(run, capsys):
+    pytest.importorskip("tqdm")
+    script = "import sys; from rnnkernels.training import *; s = Store(sys.argv[1]); s.begin(True); print(); input()"
+    holder = subprocess.Popen([sys.executable, "-c", script, run], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    kept = {path.name: path.read_bytes() for path in run.iterdir()}
+    try:
+        assert holder.stdout.readline()
+        with pytest.raises(
+            ValueError, match=f"^folder: expected one that no other process .* got {re.escape(str(run))}$"
+        ):
+            train(CONFIG, run, resume=True)
+        assert cli.main(["train", "copy", "--resume", "--out", str(run)]) == 1
+        assert "no other process" in said(capsys, "train")
+        assert Training.load(run).sequences == 30  # to read is no harm
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == kept
+    assert train(replace(CONFIG, sequences=40), run, resume=True).sequences == 40  # the killed one has left no lock
+
+
+def test_a_run_that_ended_meanwhile_is_resumed_from_its_end(run, monkeypatch):
+    """What is loaded is what is there once the folder is ours, not what was there before."""
+    begin = Store.begin
+
+    def later(self, resume):
+        monkeypatch.setattr(Store, "begin", begin)
+        train(replace(CONFIG, sequences=60), run, resume=True)
+        begin(self, resume)
+
+    monkeypatch.setattr(Store, "begin", later)
+    assert train(replace(CONFIG, sequences=50), run, resume=True).sequences == 60

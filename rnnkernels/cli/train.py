@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     folder = args.out or Path("runs") / f"{args.task}-{config.model}-{config.seed}"
     if args.resume:
         state = Store(folder).load()
-        start, config = state["sequences"], configured(args, Config(**state["config"]))
+        start, config = state["sequences"], configured(args, state["config"])
     parameters = weights(config.make_model())
     print(f"{config.task}, {config.model}: {parameters:,} parameters; run: {folder}")
     shown: dict[str, str] = {}

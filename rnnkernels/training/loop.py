@@ -101,9 +101,11 @@ class Training:
     @classmethod
     def load(cls, folder: Path | str) -> Training:
         """The training whose run is in `folder`, as it was at its last checkpoint."""
-        state = Store(folder).load()
-        training = cls(Config(**state["config"]))
-        training.load_state_dict(state)
+        store = Store(folder)
+        state = store.load()
+        with store.reading():
+            training = cls(state["config"])
+            training.load_state_dict(state)
         return training
 
     def state_dict(self) -> dict[str, Any]:
@@ -225,27 +227,30 @@ def train(
         told: told of every line of metrics.
 
     Raises:
-        ValueError: `folder` has a run already, or one that was configured otherwise, or none to be resumed.
+        ValueError: `folder` has a run already, or one that was configured otherwise, or none to be resumed, or a
+            damaged one, or one that goes on in another process.
         FloatingPointError: the loss is no longer finite.
         KeyboardInterrupt: after a Ctrl-C, once the checkpoint is written.
     """
+    for name, value in (("sequences", checkpoint_sequences), ("seconds", checkpoint_seconds)):
+        if not value >= 0:
+            raise ValueError(f"checkpoint_{name}: expected a number >= 0, got {value!r}")
     training, store = Training(config), None if folder is None else Store(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_threads(config.threads))
         interrupts: list[int] = []
         if store:
             stack.callback(store.close)
-            position = 0
+            store.begin(resume)
             if resume:
                 state = store.load()
+                began = state["config"].as_dict()
                 for name, value in config.as_dict().items():
-                    if name not in MAY_CHANGE and value != state["config"][name]:
-                        raise ValueError(f"{name}: expected {state['config'][name]}, as the run began, got {value}")
-                training.load_state_dict(state)
-                position = state["metrics"]
-            elif store.checkpoint.exists():
-                raise ValueError(f"folder: expected one without a run, or that it be resumed, got {folder}")
-            store.open(position)
+                    if name not in MAY_CHANGE and value != began[name]:
+                        raise ValueError(f"{name}: expected {began[name]}, as the run began, got {value}")
+                with store.reading():
+                    training.load_state_dict(state)
+                store.cut(state["metrics"])
             store.save(training.state_dict())
             interrupts = stack.enter_context(_interrupts())
         saved = time.monotonic()

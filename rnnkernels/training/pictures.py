@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ def _figure(rows: int, columns: int, width: float, heights: Sequence[float], **o
     return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights, **options)
 
 
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Bits per sequence against sequences: evaluations, and faintly the sequences learned from.
 
@@ -40,7 +45,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     panel = panels[0, 0]
     for number, (name, lines) in enumerate(runs.items()):
         for kind, look in (("training", {"alpha": 0.3, "linewidth": 0.7}), ("evaluation", {"label": name})):
-            points = [(line["sequences"], line["loss"]) for line in lines if line["kind"] == kind]
+            points = [(line["sequences"], _number(line.get("loss"))) for line in lines if line["kind"] == kind]
             panel.plot(*zip(*points) if points else ((), ()), color=f"C{number}", **look)
     panel.set(xlabel="sequences", ylabel="cost per sequence (bits)", ylim=(0, None))
     panel.legend()
