@@ -48,39 +48,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except TROUBLES as error:
-        with contextlib.suppress(OSError, ValueError):  # no standard output any more, and at the end no second trouble
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"rnnkernels {args.command}: {line(error)}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # that was the trouble; when Python ends it would be so again
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # who reads no further, as `head`, wants no more
+            print(f"rnnkernels {args.command}: {one_line(error)}", file=sys.stderr)
         return 1
 
 
 TROUBLES = (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
 
 
-def line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What is wrong, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).partition("\nException raised from")[0].split())  # torch adds where in its C++
     return text if type(error) is ValueError else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def positive(text: str) -> int:
-    """An argument that counts something."""
+    """An argument that counts something; products of few of them fit 64 bits."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"a number >= 1 expected, found {value}")
+    if not 1 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"a number from 1 to {2**31 - 1} expected, found {value}")
+    return value
+
+
+def seed(text: str) -> int:
+    """An argument that seeds what is drawn."""
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"a number of 64 bits expected, found {value}")
     return value
 
 
 def assignment(text: str) -> tuple[str, Any]:
     """ "lr=0.1" as a pair; a value that is no Python literal is a word."""
     name, equals, value = text.partition("=")
-    if not equals:
+    if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"OPTION=VALUE expected, found {text}")
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         return name, value
 
 

@@ -29,9 +29,9 @@ SIDES = ("torch.nn", "rnnkernels")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The demo's arguments."""
-    from . import positive
+    from . import positive, seed
 
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the split and the order of the images")
+    parser.add_argument("--seed", type=seed, default=0, help="of the weights, the split and the order of the images")
     parser.add_argument("--epochs", type=positive, default=20, help="passes over the training images")
     parser.add_argument("--seconds", type=positive, default=75, help="no new epoch of a layer is begun after so long")
     parser.add_argument("--hidden", type=positive, default=128, help="hidden units of each of the two layers")
@@ -206,6 +206,8 @@ def draw(results: list[Result], title: str, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from ..training.pictures import save
+
     look = {"torch.nn": {"color": "#f0a35e", "linewidth": 4}, "rnnkernels": {"color": "#1f4e79", "linewidth": 1.2}}
     figure, panels = pyplot.subplots(1, len(results) + 1, figsize=(5 * (len(results) + 1), 4.2), layout="constrained")
     for panel, result in zip(panels, results, strict=False):
@@ -223,7 +225,7 @@ def draw(results: list[Result], title: str, path: Path) -> None:
     panels[-1].margins(y=0.15)
     panels[-1].legend()
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
     pyplot.close(figure)
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    from . import positive, sizes
+    from . import positive, seed, sizes
 
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a run of `train`")
     parser.add_argument("--sequences", type=positive, default=640, help="of each size")
-    parser.add_argument("--seed", type=int, default=0, help="of the sequences")
+    parser.add_argument("--seed", type=seed, default=0, help="of the sequences")
     parser.add_argument(
         "--test",
         action="append",

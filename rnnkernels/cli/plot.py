@@ -12,7 +12,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    from . import sizes
+    from . import seed, sizes
 
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run of `train`")
     parser.add_argument("--out", type=Path, help="folder of learning.png (default: the first run's)")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=N[,NAME=N]",
         help="sizes to draw instead of the task's own, as length=50, the first in weightings.png too",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the sequences drawn")
+    parser.add_argument("--seed", type=seed, default=0, help="of the sequences drawn")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from .files import replace
 from .loop import Training
 
-__all__ = ["curves", "outputs", "weightings"]
+__all__ = ["curves", "outputs", "save", "weightings"]
 
 
 def _image(panel: Any, values: Tensor, title: str, numbered: bool = False) -> None:
@@ -29,6 +31,13 @@ def _figure(rows: int, columns: int, width: float, heights: Sequence[float], **o
 
     figure = Figure((width, sum(heights)), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights, **options)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a picture as a whole or not at all, as PNG where its name does not say what it is."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format=path.suffix[1:] or "png")
+    replace(path, content.getbuffer())
 
 
 def _number(value: float | None) -> float:
@@ -49,7 +58,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
             panel.plot(*zip(*points) if points else ((), ()), color=f"C{number}", **look)
     panel.set(xlabel="sequences", ylabel="cost per sequence (bits)", ylim=(0, None))
     panel.legend()
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 @torch.inference_mode()
@@ -66,7 +75,7 @@ def outputs(training: Training, tests: Sequence[Mapping[str, int]], path: Path, 
             title = ""
     panels[0, 0].set_title("target")
     panels[0, 1].set_title("output")
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 @torch.inference_mode()
@@ -83,4 +92,4 @@ def weightings(training: Training, sizes: Mapping[str, int], path: Path, seed: i
     for panel, (name, values) in zip(panels[:, 0], images):
         _image(panel, values.T, name, numbered=name.startswith(("write", "read")))
     panels[-1, 0].set_xlabel("time")
-    figure.savefig(path, dpi=120)
+    save(figure, path)
