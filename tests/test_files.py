@@ -1,15 +1,20 @@
 """What files may do to us, and we to them: damaged data sets, checkpoints and results, folders that are no folders."""
 
+import ctypes
+import errno
 import gzip
 import io
+import json
 import math
 import os
 import pickle
 import re
+import resource
 import signal
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 import zipfile
 from dataclasses import replace
@@ -19,6 +24,7 @@ import pytest
 import torch
 
 from rnnkernels import cli
+from rnnkernels.experiments import ENTRIES, Outcome, report, runner
 from rnnkernels.tasks import data, pickled
 from rnnkernels.training import Config, Store, Training, train
 
@@ -438,12 +444,14 @@ def test_metrics_that_are_none_are_refused_by_line(content, run, capsys):
     assert f"{Store(run).metrics}: line 5: expected metrics of a run" in said(capsys, "plot")
 
 
-def test_a_loss_that_is_not_finite_does_not_end_a_run(tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_does_not_end_a_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     loop = sys.modules["rnnkernels.training.loop"]
     scores = loop.Scores(math.nan, math.inf, 50.0)
     monkeypatch.setattr(loop, "evaluate", lambda *args, **sizes: scores)
     assert train(CONFIG, tmp_path).sequences == 30
+    assert cli.main(["evaluate", str(tmp_path), "--json", "--test", "length=2"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"][0]["loss"] is None
     (line,) = (line for line in Store(tmp_path).lines() if line["kind"] == "evaluation")
     assert line["loss"] is None and line["errors"] is None and line["right"] == 50
     assert cli.main(["plot", str(tmp_path)]) == 0
@@ -504,6 +512,13 @@ def test_one_process_trains_in_a_folder(run, capsys):
     assert train(replace(CONFIG, sequences=40), run, resume=True).sequences == 40  # the killed one has left no lock
 
 
+def test_what_a_checkpoint_would_not_give_back_is_refused(tmp_path):
+    for arguments in (NTM | {"memory_init": torch.nn.Linear}, NTM | {"controller_size": np.int64(8)}):
+        with pytest.raises(ValueError, match="^config: expected numbers, words, lists and dicts"):
+            train(replace(CONFIG, arguments=arguments), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_run_that_ended_meanwhile_is_resumed_from_its_end(run, monkeypatch):
     """What is loaded is what is there once the folder is ours, not what was there before."""
     begin = Store.begin
@@ -515,3 +530,389 @@ def test_a_run_that_ended_meanwhile_is_resumed_from_its_end(run, monkeypatch):
 
     monkeypatch.setattr(Store, "begin", later)
     assert train(replace(CONFIG, sequences=50), run, resume=True).sequences == 60
+
+
+# --- what reproduce keeps ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reproduce(tmp_path, monkeypatch):
+    """`reproduce(trial, words)` runs the entry "equality" with another trial; its exit status."""
+    pytest.importorskip("tqdm")
+
+    def call(trial, *words, jobs=1):
+        monkeypatch.setitem(ENTRIES, "equality", replace(ENTRIES["equality"], trial=trial, trials=3))
+        words = ["reproduce", "equality/full", "--jobs", jobs, "--out", tmp_path, *words]
+        return cli.main([str(word) for word in words])
+
+    return call
+
+
+def solved(t):
+    return Outcome(True, t.seed)
+
+
+def kept(folder):
+    """Seeds on file, by run."""
+    runs = runner.load(folder / "reproduction/equality.json")
+    return [[trial["seed"] for held in run["variants"].values() for trial in held["trials"]] for run in runs]
+
+
+RUN = {
+    "date": "",
+    "machine": {},
+    "isa": "",
+    "versions": {},
+    "revision": None,
+    "cap": 1,
+    "jobs": 1,
+    "interrupted": False,
+}
+DAMAGED = {
+    "no JSON": b"{",
+    "no text": b"\xff\xfe",
+    "nested": b"[" * 100_000,
+    "a list": b"[]",
+    "a number": b'{"runs": 7}',
+    "runs of nothing": b'{"runs": [{}]}',
+    "no trials": json.dumps({"runs": [RUN | {"variants": {"a": {"options": {}, "trials": 3}}}]}).encode(),
+    "a trial of text": json.dumps(
+        {"runs": [RUN | {"variants": {"a": {"options": {}, "trials": [{"solved": True, "count": "x"}]}}}]}
+    ).encode(),
+    "cut off": (b'{"entry": "equality", "runs": [' + json.dumps(RUN).encode())[:-5],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("entry", ["equality", "anbn"])  # its own, and one that the page shows
+def test_damaged_results_are_found_before_the_first_trial(entry, name, tmp_path, reproduce, capsys):
+    path, begun = tmp_path / "reproduction" / f"{entry}.json", []
+    path.parent.mkdir()
+    path.write_bytes(DAMAGED[name])
+    assert reproduce(lambda t: begun.append(t) or solved(t)) == 1
+    assert f"{path}: expected the runs of `reproduce`, got a damaged file" in said(capsys, "reproduce")
+    assert not begun and path.read_bytes() == DAMAGED[name]
+    assert cli.main(["reproduce", "--render", "--out", str(tmp_path)]) == 1
+    assert str(path) in said(capsys, "reproduce")
+
+
+def test_trials_are_kept_as_they_end(tmp_path, reproduce):
+    at_start = []
+
+    def trial(t):
+        at_start.append(kept(tmp_path))
+        return solved(t)
+
+    assert reproduce(trial) == 0 and reproduce(trial, "--seed", 7) == 0
+    assert at_start[:3] == [[], [[0]], [[0, 1]]] and at_start[3:] == [
+        [[0, 1, 2]],
+        [[0, 1, 2], [7]],
+        [[0, 1, 2], [7, 8]],
+    ]
+    assert kept(tmp_path) == [[0, 1, 2], [7, 8, 9]]
+    assert [run["interrupted"] for run in runner.load(tmp_path / "reproduction/equality.json")] == [False, False]
+
+
+def test_what_is_not_finite_is_kept_and_shown(tmp_path, reproduce):
+    values = [0.5, math.nan, math.inf]
+
+    def trial(t):
+        curve = {"sequences": [1, 2], "loss": [values[t.seed], 1.0], "errors": [1.0, math.nan]}
+        return Outcome(True, 1, "", {"drawn": values[t.seed]}, curve)
+
+    assert reproduce(trial) == 0 and kept(tmp_path) == [[0, 1, 2]]
+    path = tmp_path / "reproduction/equality.json"
+    assert '"loss": [ null, 1.0 ]' in path.read_text() and "NaN" not in path.read_text()
+    (run,) = runner.load(path)
+    found = runner.outcomes(run["variants"]["full"]["trials"])
+    assert found[0].figures == {"drawn": 0.5} and math.isnan(found[1].figures["drawn"])
+    assert report.summary(found)["further"] == "drawn: 0.5, 2 not finite"
+    assert "drawn: 0.5, 2 not finite" in (tmp_path / "REPRODUCTION.md").read_text()
+
+
+def test_a_trial_that_cannot_be_kept_is_no_others_loss(tmp_path, reproduce, capsys):
+    assert reproduce(lambda t: Outcome(True, 1, "", {"x": {1} if t.seed == 1 else 1.0})) == 1
+    assert kept(tmp_path) == [[0, 2]] and "equality/full, seed 1: TypeError" in capsys.readouterr().err
+
+
+def test_no_gate_lets_nan_pass():
+    gate = ENTRIES["continual"].gate
+    for name in gate.variants:
+        assert len(gate.check({name: [Outcome(None, 1, "", {"outer T or P right, %": math.nan})]})) == 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_killed_it_has_kept_what_had_ended(jobs, tmp_path):
+    pytest.importorskip("tqdm")
+    words = ["reproduce", "equality/full", "--trials", "1000000000", "--cap", "2", "--jobs", str(jobs)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rnnkernels", *words, "--out", tmp_path], stderr=subprocess.DEVNULL
+    )
+    end = time.monotonic() + 120
+    try:
+        while sum(map(len, kept(tmp_path))) < 4:
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()
+    (seeds,) = kept(tmp_path)
+    assert len(seeds) >= 4 and runner.load(tmp_path / "reproduction/equality.json")[0]["interrupted"]
+    assert (
+        cli.main(["reproduce", "equality/full", "--trials", "1", "--cap", "2", "--jobs", "1", "--out", str(tmp_path)])
+        == 0
+    )
+    assert kept(tmp_path) == [seeds, [0]]
+
+
+def full(path, content):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_a_full_disk_loses_no_trial(tmp_path, reproduce, monkeypatch, capsys):
+    whole = runner.replace
+
+    def trial(t):
+        monkeypatch.setattr(runner, "replace", full if t.seed == 1 else whole)
+        return solved(t)
+
+    assert reproduce(trial) == 0 and kept(tmp_path) == [[0, 1, 2]]
+    assert "equality: not kept, to be tried again: " in capsys.readouterr().err
+
+    def last(t):
+        monkeypatch.setattr(runner, "replace", full if t.seed == 2 else whole)
+        return solved(t)
+
+    assert reproduce(last) == 1 and kept(tmp_path) == [[0, 1, 2], [0, 1]]
+    line = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rnnkernels reproduce: ")][-1]
+    assert "No space left on device; not kept in " in line
+    path = type(tmp_path)(line.rpartition(" ")[2])
+    assert [len(v["trials"]) for v in runner.load(path)[0]["variants"].values()] == [3]
+    path.unlink()
+
+
+def test_a_file_damaged_meanwhile_is_left_alone(tmp_path, reproduce, capsys):
+    path = tmp_path / "reproduction/equality.json"
+
+    def trial(t):
+        if t.seed == 1:
+            path.write_text("{")
+        return solved(t)
+
+    assert reproduce(trial) == 1 and path.read_text() == "{"
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rnnkernels reproduce: ")]
+    rescued = type(tmp_path)(lines[0].rpartition(" ")[2])
+    assert len(runner.load(rescued)[0]["variants"]["full"]["trials"]) == 3
+    rescued.unlink()
+
+
+def test_two_at_once_keep_both(tmp_path, reproduce):
+    def trial(t):
+        if t.seed == 1:
+            variant = replace(ENTRIES["equality"].variants[0], name="other")
+            other = runner.Run(ENTRIES["equality"], [variant], 1, 1.0, 1, {"other": [Outcome(True, 1, seed=70)]})
+            runner.keep(tmp_path / "reproduction/equality.json", other)
+        return solved(t)
+
+    assert reproduce(trial) == 0 and kept(tmp_path) == [[0, 1, 2], [70]]
+    script = (
+        "import sys; from pathlib import Path; from rnnkernels.experiments import ENTRIES, Outcome, runner\n"
+        "e = ENTRIES['equality']; v = e.variants[0]; r = runner.Run(e, [v], 1, 1.0, 1, {v.name: []})\n"
+        "for seed in range(30):\n"
+        "    r.found[v.name].append(Outcome(True, 1, seed=seed))\n"
+        "    runner.keep(Path(sys.argv[1]), r)\n"
+    )
+    path = tmp_path / "two.json"
+    two = [subprocess.Popen([sys.executable, "-c", script, path]) for _ in range(2)]
+    assert [process.wait(120) for process in two] == [0, 0]
+    assert [len(held["trials"]) for run in runner.load(path) for held in run["variants"].values()] == [30, 30]
+
+
+@pytest.fixture
+def interruptible():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_a_trial_is_kept(tmp_path, reproduce, monkeypatch, interruptible, capsys):
+    whole = runner.replace
+
+    def interrupted(path, content):
+        if kept(tmp_path) == [[0]]:
+            signal.raise_signal(signal.SIGINT)
+        whole(path, content)
+
+    monkeypatch.setattr(runner, "replace", interrupted)
+    assert reproduce(solved) == 130 and kept(tmp_path) == [[0, 1]]
+    assert "interrupted: what had finished is kept" in capsys.readouterr().err
+
+
+# --- folders that are no folders, disks that are full, arguments that mean nothing ------------------------------------
+
+
+@pytest.fixture
+def bits_hold():
+    """Permission bits hold for root too."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, data) == 0
+    before = data[0]
+    data[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert libc.capset(header, data) == 0
+    yield
+    data[0] = before
+    assert libc.capset(header, data) == 0
+
+
+def test_a_folder_that_cannot_be_written(run, tmp_path, reproduce, bits_hold, capsys):
+    pytest.importorskip("matplotlib")
+    other = tmp_path / "other"
+    other.mkdir()
+    begun = []
+    folders = (run, other, tmp_path)
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        for command in (
+            ["train", "copy", *TINY, "--out", other],
+            ["train", "copy", *TINY, "--out", other / "deeper"],
+            ["train", "copy", "--resume", "--sequences", 60, "--out", run],
+            ["plot", run],
+            ["demo", "--out", other / "demo.png"],
+        ):
+            assert cli.main([str(word) for word in command]) == 1
+            line = said(capsys, command[0])
+            assert "Permission denied" in line and str(other if other in command or "demo" in command else "/") in line
+        assert reproduce(lambda t: begun.append(t)) == 1 and "Permission denied" in said(capsys, "reproduce")
+        assert not begun and cli.main(["evaluate", str(run), "--sequences", "2"]) == 0
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert Training.load(run).sequences == 30
+
+
+def started(*words, limit=None):
+    """A command, whose files may have `limit` bytes."""
+
+    def begin():
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, "-m", "rnnkernels", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=begin)
+
+
+def last(done, command):
+    """The only line that a command said, but for its progress."""
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and "|" not in line]
+    assert len(lines) == 1 and lines[0].startswith(f"rnnkernels {command}: "), done.stderr
+    return lines[0]
+
+
+def test_a_disk_that_gets_full(run, tmp_path):
+    """A limit to the size of files: to the program as a full disk, in the middle of a file."""
+    pytest.importorskip("tqdm")
+    size = Store(run).checkpoint.stat().st_size
+    done = started("train", "copy", *TINY, "--out", tmp_path / "new", limit=size // 2)
+    assert f"{tmp_path / 'new/checkpoint.pt'}: File too large" in last(done, "train")
+    assert os.listdir(tmp_path / "new") == ["metrics.jsonl"]  # and no half of a checkpoint
+    done = started("train", "copy", "--resume", "--sequences", 900, "--out", run, limit=size // 2)
+    assert f"{run / 'checkpoint.pt'}: File too large" in last(done, "train")
+    assert Training.load(run).sequences == 30 and sorted(os.listdir(run)) == ["checkpoint.pt", "metrics.jsonl"]
+    more = replace(CONFIG, sequences=30_000, log=1, evaluate=0)
+    train(replace(more, sequences=1), tmp_path / "long")
+    done = started("train", "copy", "--resume", "--sequences", 30_000, "--out", tmp_path / "long", limit=size + 2000)
+    assert f"{tmp_path / 'long/metrics.jsonl'}: File too large" in last(done, "train")
+    assert Training.load(tmp_path / "long").sequences >= 1
+    assert train(replace(more, sequences=3), tmp_path / "long", resume=True).sequences >= 3
+
+
+def test_standard_output_that_cannot_be_written():
+    with open("/dev/full", "w") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "rnnkernels", "info"], stdout=file, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1 and done.stderr == "rnnkernels info: No space left on device\n"
+    command = f"{sys.executable} -m rnnkernels reproduce --list | head -c 1 >&2"
+    done = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], stderr=subprocess.PIPE, text=True)
+    assert len(done.stderr) == 1  # what `head` says
+
+
+@pytest.mark.parametrize(
+    "words,said_of",
+    [
+        (["train", "copy", "--out", "FILE"], "folder: expected a folder, got the file FILE"),
+        (["train", "copy", "--out", "FILE/in"], "FILE"),
+        (["train", "copy", "--resume", "--out", "FILE"], "folder: expected that of a run"),
+        (["train", "copy", "--lr", "nan"], "lr: "),
+        (["train", "copy", "--checkpoint-seconds", "nan"], "checkpoint_seconds: expected"),
+        (["train", "copy", "--checkpoint-sequences", "-1"], "checkpoint_sequences: expected"),
+        (["train", "copy", "--memory-rows", "1" + "0" * 15], ""),
+        (["train", "copy", "--memory-rows", "1" + "0" * 30], ""),
+        (["train", "copy", "--controller-size", "0"], "controller_size: "),
+        (["train", "copy", "--batch", "-1"], "batch: "),
+        (["train", "copy", "--seed", "1" + "0" * 30], "seed: "),
+        (["train", "copy", "--set", "controller_size=[]"], ""),
+        (["evaluate", "FILE"], "folder: expected that of a run"),
+        (["evaluate", "RUN", "--test", "generator=3"], "sizes: expected length, got generator"),
+        (["evaluate", "RUN", "--test", "size=3"], "sizes: expected length, got size"),
+        (["evaluate", "RUN", "--test", "count=3"], "sizes: expected length, got count"),
+        (["evaluate", "RUN", "--test", "seed=3"], "sizes: expected length, got seed"),
+        (["evaluate", "RUN", "--test", "self=3"], "sizes: expected length, got self"),
+        (["evaluate", "RUN", "--test", "length=2147483647"], ""),
+        (["plot", "RUN", "--test", "generator=3"], "sizes: expected length, got generator"),
+        (["plot", "RUN", "--test", "size=3"], "sizes: expected length, got size"),
+        (["plot", "RUN", "--out", "FILE"], "FILE: File exists"),
+        (["plot", "FILE"], "folder: expected that of a run"),
+        (["demo", "--out", "FILE/demo.png"], "--out: a file in a folder that exists expected"),
+        (["demo", "--out", "RUN"], "RUN: Is a directory"),
+        (["demo", "--ntm-out", "RUN/demo.dance"], "--ntm-out: a picture expected"),
+        (["reproduce", "equality", "--out", "FILE"], "--out: a folder expected, found the file FILE"),
+        (["reproduce", "equality", "--out", "FILE/in"], "FILE"),
+        (["reproduce", "--render", "--out", "FILE"], "FILE"),
+        (["reproduce", "mnist-rows", "--data", "FILE"], "--data: a folder expected"),
+        (["reproduce", "equality", "--set", "lr={1}", "--out", "new"], "--set: a number, a word, or lists"),
+        (["check", "--device", "dance"], ""),
+        (["check", "--seed", "1" + "0" * 30], ""),
+        (["bench", "--device", "dance"], ""),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_one_line_says_what_is_wrong(words, said_of, run, tmp_path, monkeypatch, capsys):
+    for module in ("tqdm", "matplotlib", "sklearn"):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    before = sorted(os.listdir(run))
+    words = [word.replace("FILE", "file").replace("RUN", "run") for word in words]
+    if words[0] == "train" and "--out" not in words:
+        words += ["--out", "new"]
+    assert cli.main(words) == 1
+    assert said_of.replace("FILE", "file").replace("RUN", "run") in said(capsys, words[0])
+    assert (tmp_path / "file").read_text() == "kept" and sorted(os.listdir(run)) == before
+
+
+@pytest.mark.parametrize(
+    "size", ["length=0", "length=x", "length", "=3", "length=3,=3", "length=" + "1" + "0" * 30, ""]
+)
+def test_sizes_that_are_none(size, capsys):
+    for words in (["evaluate", "run", "--seed", "1" + "0" * 30], ["reproduce", "--trials", "1" + "0" * 30]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(words)
+        assert end.value.code == 2 and "usage:" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        cli.main(["evaluate", "run", "--test", size])
+    assert end.value.code == 2 and "usage:" in capsys.readouterr().err
+
+
+def test_ctrl_c_at_any_command(run, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for name, words in (("evaluate", ["evaluate", run]), ("plot", ["plot", run]), ("info", ["info"])):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.modules[f"rnnkernels.cli.{name}"], "run", interrupted)
+            assert cli.main([str(word) for word in words]) == 130
+        assert capsys.readouterr().err.split() == ["interrupted"]

@@ -571,7 +571,7 @@ def test_the_page_shows_learning_curves(tmp_path):
     assert "| a | 0 | 1 | 9 | 7 | 5 |" in table and "| a | 1 | 1 | 8 | 6 | - |" in table and "| b |" not in table
     assert report._curves({"b": found["b"]}) == []
     variant = replace(ENTRIES["ntm-copy"].variants[0], name="a")
-    runner.append(tmp_path / "a.json", runner.Run(ENTRIES["ntm-copy"], [variant], 9, 9.0, 1, found))
+    runner.keep(tmp_path / "a.json", runner.Run(ENTRIES["ntm-copy"], [variant], 9, 9.0, 1, found))
     assert '"loss": [ 9.0, 7.0, 5.0 ]' in (tmp_path / "a.json").read_text()
     (run,) = runner.load(tmp_path / "a.json")
     assert run["variants"]["a"]["trials"] == json.loads(json.dumps([o.as_dict() for o in found["a"]]))

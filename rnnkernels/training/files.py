@@ -6,11 +6,12 @@ import contextlib
 import fcntl
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["finite", "lock", "naming", "replace"]
+__all__ = ["alone", "check_folder", "finite", "lock", "naming", "replace"]
 
 
 @contextlib.contextmanager
@@ -57,6 +58,25 @@ def lock(file: Any, wait: bool = False) -> bool:
     except OSError:  # a file system without locks: better unlocked than not at all
         pass
     return True
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process is within this for the same folder, and keeps others waiting."""
+    with naming(folder):
+        opened = os.open(folder, os.O_RDONLY)
+    try:
+        lock(opened, wait=True)
+        yield
+    finally:
+        os.close(opened)
+
+
+def check_folder(folder: Path) -> None:
+    """Makes a folder where there is none; OSError, which names it, where nothing can be written to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(2**16))
 
 
 def finite(value: Any) -> Any:
