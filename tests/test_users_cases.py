@@ -12,7 +12,7 @@ from torch.func import grad, vmap
 import rnnkernels as rk
 from rnnkernels import _C, functional, modules, reference
 from rnnkernels.options import Masks, Options
-from rnnkernels.testing import MACHINES, STEPS, MachineProblem, Problem, assert_as_good_as
+from rnnkernels.testing import MACHINES, STEPS, Case, MachineProblem, Problem
 from rnnkernels.testing import OPTIONS as CASES_OF
 
 T, B, I, H = 5, 4, 3, 6
@@ -439,19 +439,7 @@ def test_a_projection_needs_rows():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("P", [1, H, 3 * H])
 def test_a_projection_may_be_wider_than_the_cells(dtype, P):
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(T, B, I), (4 * H, I), (4 * H, P), (4 * H,), (4 * H,), (P, H), (B, P), (B, H)]
-    values = [(torch.rand(s, generator=generator) - 0.5).to(dtype) for s in shapes]
-
-    def run(layer, dtype):
-        tensors = [v.to(dtype).requires_grad_() for v in values]
-        out, *states = layer("lstm", *tensors[:6], tensors[6:])
-        loss = sum((t.to(torch.float64) * (k + 1)).sum() for k, t in enumerate((out, *states)))
-        return [out, *states, *torch.autograd.grad(loss, tensors)]
-
-    plain, exact = run(reference.layer, torch.float32), run(reference.layer, torch.float64)
-    for ours, own, right in zip(run(functional.layer, dtype), plain, exact, strict=True):
-        assert_as_good_as(ours.detach(), own.detach(), right.detach())
+    Problem("lstm", Case(T, B, I, H, P=P), dtype).check(functional.layer, dtype)
 
 
 @pytest.mark.parametrize("of", ["layer", "ntm"])
@@ -585,3 +573,29 @@ def test_messages_are_one_short_line(value):
 def test_sizes_are_integers(kind, sizes):
     with pytest.raises((TypeError, ValueError), match="^(input|hidden)_size: expected"):
         kind(*sizes)
+
+
+@every_kind
+def test_a_bias_is_there_or_not(kind):
+    for value in (torch.zeros(2, 3), torch.zeros(0), "yes", None):
+        with pytest.raises((TypeError, ValueError), match="^bias: expected"):
+            kind(I, H, bias=value)
+
+
+@pytest.mark.parametrize("kind", [*LAYERS, rk.NTM], ids=lambda k: k.__name__)
+def test_batch_first_is_a_bool(kind):
+    module = built(kind)
+    for value in (None, 1, "yes"):
+        with pytest.raises(TypeError, match="^batch_first: expected bool, got"):
+            module.batch_first = value
+    with pytest.raises(TypeError, match="^batch_first: expected bool, got NoneType"):
+        machine(batch_first=None) if kind is rk.NTM else kind(I, H, batch_first=None)
+
+
+@pytest.mark.parametrize("place", ["sorted_indices", "unsorted_indices"])
+def test_indices_of_a_packed_sequence_on_another_device(place):
+    """Those on the meta device would make torch return states of uninitialised memory."""
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(T, B, I), [1, 5, 2, 4], enforce_sorted=False)
+    packed = packed._replace(**{place: getattr(packed, place).to("meta")})
+    with pytest.raises(RuntimeError, match="^input: expected its indices on cpu, as its data, got meta$"):
+        rk.GRU(I, H)(packed)

@@ -49,6 +49,7 @@ class Base(Settings):
 
     checks = {
         **dict.fromkeys(("input_size", "hidden_size", "proj_size"), of_type(int)),
+        "bias": of_type(bool),
         **dict.fromkeys(RATES, probability),
         "recurrent_dropout_mode": choice("sequence", "step"),
         "cell_clip": positive,

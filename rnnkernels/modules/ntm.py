@@ -12,7 +12,7 @@ from ..functional import autocasts
 from ..ops import NTM as OP
 from ..options import CONTROLLERS, GUARDS, ORDERS, Conventions
 from ..reference.ntm import Heads, split_heads, write
-from .checks import choice, integer, not_negative, number_or_none, row_lengths, with_shape
+from .checks import choice, integer, not_negative, number_or_none, of_type, row_lengths, with_shape
 from .settings import Settings
 
 __all__ = ["NTM", "NTMState", "NTMTrace"]
@@ -143,6 +143,7 @@ class NTM(Settings):
         "controller": choice(*CONTROLLERS),
         "preset": choice(*PRESETS),
         "recompute": choice(False, True),
+        "batch_first": of_type(bool),
         "order": choice(*ORDERS),
         "key_activation": choice("tanh", "linear"),
         "add_activation": choice("tanh", "linear"),

@@ -238,6 +238,9 @@ class Recurrent(Base):
             raise RuntimeError(f"input: expected packed frames of 2 dimensions, got {x.dim()}")
         if not alone:
             raise ValueError("lengths, cu_seqlens: expected none with a PackedSequence, which has lengths of its own")
+        for indices in (order, inverse):
+            if indices is not None and indices.device != x.device:
+                raise RuntimeError(f"input: expected its indices on {x.device}, as its data, got {indices.device}")
         self._check(x, weights, states, (functional.packed_rows(x, batch_sizes),))
         keywords = {} if resets is None else {"resets": packed_resets(resets, packed)}
         if order is not None:
@@ -413,7 +416,6 @@ class Recurrent(Base):
                 f"but got dropout={dropout} and num_layers={self.num_layers}",
                 stacklevel=3,
             )
-        of_type(type(self.default_bias))("bias", self.bias)
         for name in ("input_size", "hidden_size", "num_layers"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
