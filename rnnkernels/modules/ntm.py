@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _C, functional
+from ..containers import container
 from ..functional import autocasts
 from ..ops import NTM as OP
 from ..options import CONTROLLERS, GUARDS, ORDERS, Conventions
@@ -70,6 +71,7 @@ _CHOICES = {
 CONSTANT = 1e-6  # of memory_init="constant": Collier and Beel 2018
 
 
+@container
 class NTMState(NamedTuple):
     """What a machine carries from one tick to the next.
 
@@ -89,6 +91,7 @@ class NTMState(NamedTuple):
         return NTMState(tuple(t.detach() for t in self.controller), *(t.detach() for t in self[1:]))
 
 
+@container
 class NTMTrace(NamedTuple):
     """What the heads did, tick by tick, without gradient; zero past a row's end.
 
@@ -106,6 +109,12 @@ class NTMTrace(NamedTuple):
     def gates(self) -> Tensor:
         """How much each head looked by content rather than from where it was, (T,B,K)."""
         return self.heads.gate.squeeze(-1)
+
+
+def _in_words(value: Any) -> str:
+    if not isinstance(value, (tuple, list)) or len(value) > 8:
+        return type(value).__name__
+    return f"{type(value).__name__} of ({', '.join(map(_in_words, value))})"
 
 
 class NTM(nn.Module):
@@ -293,7 +302,8 @@ class NTM(nn.Module):
 
         Args:
             x: (T,B,I), with `batch_first` (B,T,I), or one sequence (T,I).
-            state: to go on from; None: the initial state. One sequence's state has a batch of 1.
+            state: to go on from, an `NTMState` or a plain tuple of its parts; None: the initial state. One sequence's
+                state has a batch of 1.
             lengths: ticks of each row, (B,), in any order, 0 allowed. Past its end a row's state stays, and its output
                 is zero.
             return_trace: also return what the heads did. Not while compiled, nor with activations="recompute".
@@ -323,10 +333,7 @@ class NTM(nn.Module):
             if single:
                 raise ValueError("lengths: expected none for one sequence, which ends where it ends")
             lengths = row_lengths("lengths", lengths, x.size(1))
-        if state is None:
-            state = self.initial_state(x.size(1))
-        elif not isinstance(state, NTMState):
-            raise RuntimeError(f"state: expected an NTMState, as forward returns, got {type(state).__name__}")
+        state = self.initial_state(x.size(1)) if state is None else self._opened(state)
         h, c = state.controller if self.controller == "lstm" else [x.new_empty(0, x.size(1), self.controller_size)] * 2
         conventions = self.conventions
         tensors = (x, self._controller(), self.weight_heads, self.bias_heads, self.weight_out, self.bias_out)
@@ -346,6 +353,18 @@ class NTM(nn.Module):
         if not return_trace:
             return y, after
         return y, after, self._trace(saved.detach(), x, lengths, state.memory.detach(), single)
+
+    def _opened(self, state: Any) -> NTMState:
+        """The state a caller gave, as a plain tuple too: `torch.jit` makes one of every named tuple."""
+        parts = state if isinstance(state, tuple) and len(state) == 4 else (None,)
+        controller = 2 if self.controller == "lstm" else 0
+        paired = isinstance(parts[0], (tuple, list)) and len(parts[0]) == controller
+        if paired and all(isinstance(t, Tensor) for t in (*parts[0], *parts[1:])):
+            return NTMState(tuple(parts[0]), *parts[1:])
+        raise RuntimeError(
+            "state: expected an NTMState, as forward returns, or a tuple of the same parts "
+            f"({'(h, c)' if controller else '()'}, memory, reads, weightings), got {_in_words(state)}"
+        )
 
     def _trace(self, saved: Tensor, x: Tensor, lengths: Tensor | None, memory: Tensor, single: bool) -> NTMTrace:
         """Takes apart what the op saved of every frame."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, softplus
 
+from ..containers import container
 from ..options import GRAVES2014, Conventions
 from .cells import CELLS
 
@@ -32,6 +33,7 @@ __all__ = [
 FLOOR = 1e-30  # added to every entry of a weighting before its logarithm is taken
 
 
+@container
 class Heads(NamedTuple):
     """What heads take: key (B,K,M), strength, gate and sharpening (B,K,1), shifts (B,K,S), erase and add (B,W,M)."""
 

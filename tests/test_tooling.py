@@ -1,0 +1,129 @@
+"""Tools that look into modules and graphs: exporters, serialisers, tracers, counters, initialisers."""
+
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+import rnnkernels as rk
+from rnnkernels import modules
+
+LAYERS = [k for k in vars(rk).values() if isinstance(k, type) and issubclass(k, modules.layers.Recurrent)]
+CELLS = [k for k in vars(rk).values() if isinstance(k, type) and issubclass(k, modules.cells.RecurrentCell)]
+every_layer = pytest.mark.parametrize("kind", LAYERS, ids=lambda k: k.__name__)
+every_cell = pytest.mark.parametrize("kind", CELLS, ids=lambda k: k.__name__)
+controllers = pytest.mark.parametrize("controller", ["lstm", "feedforward"])
+I, H, O = 3, 7, 2  # noqa: E741
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
+
+
+def machine(controller="lstm", **options):
+    return rk.NTM(I, O, controller, controller_size=8, memory_rows=6, memory_width=4, **options)
+
+
+def assert_same(actual, expected, **tolerances):
+    for left, right in zip(pytree.tree_leaves(actual), pytree.tree_leaves(expected), strict=True):
+        torch.testing.assert_close(left, right, **tolerances)
+
+
+# -- export, files, torch.jit ------------------------------------------------------------------------------------------
+
+
+class Everything(nn.Module):
+    """Every layer, every Cell and a machine that goes on from its own state: one compilation for all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([kind(I, H) for kind in LAYERS])
+        self.layers.append(rk.LSTM(I, H, 2, bidirectional=True, proj_size=2, zoneout_cell=0.0, batch_first=True))
+        self.layers.append(rk.GRU(I, H, zoneout=0.1, bidirectional=True))
+        self.cells = nn.ModuleList([kind(I, H) for kind in CELLS])
+        self.machine = machine()
+
+    def forward(self, x, lengths):
+        results = [layer(x) for layer in self.layers] + [self.layers[-1](x, lengths=lengths)]
+        y, state = self.machine(x)
+        return results, [cell(x[0]) for cell in self.cells], self.machine(x, state)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of AOTInductor
+def test_ahead_of_time_inductor(tmp_path):
+    model, x, lengths = Everything().eval(), torch.randn(5, 4, I), torch.tensor([5, 0, 3, 1])
+    with torch.no_grad():
+        program = torch.export.export(model, (x, lengths))
+        path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+        assert_same(torch._inductor.aoti_load_package(path)(x, lengths), model(x, lengths))
+
+
+@controllers
+def test_machines_are_exported_with_their_state(controller):
+    model, x = machine(controller), torch.randn(5, 4, I)
+    with torch.no_grad():
+        state = model(x)[1]
+        file = io.BytesIO()
+        torch.export.save(torch.export.export(model, (x, state)), file)
+        loaded = torch.export.load(io.BytesIO(file.getvalue())).module()
+        y, after = loaded(x, state)
+    assert type(after) is rk.NTMState
+    assert_same((y, after), model(x, state))
+
+
+@controllers
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_machines_are_traced_with_their_state(controller):
+    model, x = machine(controller), torch.randn(5, 4, I)
+    with torch.no_grad():
+        state = model(x)[1]
+        traced, file = torch.jit.trace(model, (x, state)), io.BytesIO()
+        torch.jit.save(traced, file)
+        loaded = torch.jit.load(io.BytesIO(file.getvalue()))
+        for run in (traced, loaded):
+            assert_same(run(x, state), model(x, state))
+
+
+@controllers
+def test_a_state_may_be_a_plain_tuple(controller):
+    model, x = machine(controller), torch.randn(5, 4, I)
+    state = model(x)[1]
+    assert_same(model(x, tuple(state)), model(x, state))
+    wrong = [3, (), state[:3], (state.memory,) * 4, ((state.memory,), *state[1:]), (*state[:3], None)]
+    for bad in wrong:
+        with pytest.raises(RuntimeError, match=r"^state: expected an NTMState, as forward returns, or .*, got "):
+            model(x, bad)
+
+
+def containers():
+    """One of every named tuple of the public interface."""
+    model, x = machine(), torch.randn(5, 4, I)
+    *_, trace = model(x, return_trace=True)
+    masks = rk.Masks(zoneout=torch.ones(5, 4, H))
+    return {
+        "NTMState": model(x)[1].detach(), "NTMTrace": trace, "Heads": trace.heads, "Masks": masks,
+        "Options": rk.Options(zoneout=0.5, masks=masks), "Conventions": rk.Conventions(order="write_first"),
+    }  # fmt: skip
+
+
+def test_every_named_tuple_of_the_interface_is_registered():
+    public = {k.__name__ for k in vars(rk).values() if isinstance(k, type) and issubclass(k, tuple)}
+    assert public | {"Heads"} == set(containers())
+
+
+@pytest.mark.parametrize("name", ["NTMState", "NTMTrace", "Heads", "Masks", "Options", "Conventions"])
+def test_named_tuples_are_files(name):
+    value, file = containers()[name], io.BytesIO()
+    torch.save(value, file)
+    loaded = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    assert type(loaded) is type(value)
+    leaves, spec = pytree.tree_flatten(value)
+    again = pytree.treespec_loads(pytree.treespec_dumps(spec))
+    assert type(pytree.tree_unflatten(leaves, again)) is type(value)
+    for other in (loaded, pickle.loads(pickle.dumps(value))):
+        for left, right in zip(pytree.tree_leaves(other), leaves, strict=True):
+            assert torch.equal(left, right) if isinstance(right, torch.Tensor) else left == right
