@@ -6,6 +6,8 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch._dynamo import compiled_autograd
+from torch.func import functional_call, grad, vmap
 from torch.utils import _pytree as pytree
 
 import rnnkernels as rk
@@ -127,3 +129,61 @@ def test_named_tuples_are_files(name):
     for other in (loaded, pickle.loads(pickle.dumps(value))):
         for left, right in zip(pytree.tree_leaves(other), leaves, strict=True):
             assert torch.equal(left, right) if isinstance(right, torch.Tensor) else left == right
+
+
+# -- torch.func and autograd inside torch.compile ----------------------------------------------------------------------
+
+
+def loss(parameters, module, *args):
+    return sum(t.square().sum() for t in pytree.tree_leaves(functional_call(module, parameters, args)))
+
+
+def test_func_grad_is_compiled():
+    module, x = Everything().double(), torch.randn(5, 4, I, dtype=torch.float64)
+    parameters, lengths = dict(module.named_parameters()), torch.tensor([5, 0, 3, 1])
+    run = grad(lambda p, x: loss(p, module, x, lengths), argnums=(0, 1))
+    assert_same(torch.compile(run, backend="aot_eager", fullgraph=True)(parameters, x), run(parameters, x))
+
+
+@pytest.mark.parametrize("kind", [rk.LSTM, lambda *_: machine()], ids=["LSTM", "NTM"])
+@pytest.mark.filterwarnings("ignore:rnnkernels. double backward")
+def test_nested_transforms_are_compiled(kind):
+    module, x = kind(I, H).double(), torch.randn(3, 2, I, dtype=torch.float64)
+    parameters = {k: p.detach() for k, p in module.named_parameters()}
+    per_sample = vmap(grad(lambda p, x: loss(p, module, x)), in_dims=(None, 1))
+    twice = grad(lambda x: grad(lambda x: loss(parameters, module, x))(x).square().sum())
+    compiled = torch.compile(lambda x: (per_sample(parameters, x), twice(x)), backend="aot_eager", fullgraph=True)
+    assert_same(compiled(x), (per_sample(parameters, x), twice(x)))
+
+
+def test_what_no_graph_computes_is_refused():
+    module, x = rk.GRU(I, H), torch.randn(5, 4, I)
+
+    def push(x):
+        return torch.func.jvp(lambda x: module(x)[0], (x,), (x,))[1]
+
+    with pytest.raises(RuntimeError, match="forward-mode derivative in compiled code"):
+        torch.compile(push, backend="aot_eager")(x)
+    twice = grad(lambda x: grad(lambda x: module(x)[0].square().sum())(x).square().sum())
+    with pytest.raises(RuntimeError, match="at most two derivatives in compiled code"):  # the third: of parameters
+        torch.compile(twice, backend="aot_eager")(x)
+
+
+def gradients(module, *args):
+    module.zero_grad()
+    sum(t.square().sum() for t in pytree.tree_leaves(module(*args))).backward()
+    return [p.grad for p in module.parameters()]
+
+
+def test_compiled_autograd():
+    module, args = Everything().double(), (torch.randn(5, 4, I, dtype=torch.float64), torch.tensor([5, 0, 3, 1]))
+    with compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        compiled = gradients(module, *args)
+    assert_same(compiled, gradients(module, *args))
+
+
+def test_compiled_autograd_of_a_compiled_model():
+    module, x = rk.LSTM(I, H).double(), torch.randn(5, 4, I, dtype=torch.float64)
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        compiled = gradients(torch.compile(module, backend="aot_eager"), x)
+    assert_same(compiled, gradients(module, x))
