@@ -187,3 +187,57 @@ def test_compiled_autograd_of_a_compiled_model():
     with torch._dynamo.config.patch(compiled_autograd=True):
         compiled = gradients(torch.compile(module, backend="aot_eager"), x)
     assert_same(compiled, gradients(module, x))
+
+
+# -- torch.fx ----------------------------------------------------------------------------------------------------------
+
+
+def is_called(graph, *targets):
+    return [node.target for node in graph.graph.nodes if node.op == "call_module"] == list(targets)
+
+
+@pytest.mark.parametrize("kind", [*LAYERS, *CELLS], ids=lambda k: k.__name__)
+def test_layers_are_leaves_of_fx(kind):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(kind(I, H))
+
+        def forward(self, x, *, seed):
+            state = self.inner[0](x)
+            state = state[1] if issubclass(kind, modules.layers.Recurrent) else state
+            return self.inner[0](x, state, seed=seed)
+
+    module, x = Twice(), torch.randn((4, I) if issubclass(kind, modules.cells.RecurrentCell) else (5, 4, I))
+    traced, seed = torch.fx.symbolic_trace(module), torch.tensor(3)
+    assert is_called(traced, "inner.0", "inner.0")
+    assert_same(traced(x, seed=seed), module(x, seed=seed))
+    assert_same(pickle.loads(pickle.dumps(traced))(x, seed=seed), module(x, seed=seed))
+
+
+def test_keywords_of_leaves():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.machine = rk.LSTM(I, H, batch_first=True), machine(batch_first=True)
+
+        def forward(self, x, lengths):
+            y, state, every = self.layer(x, lengths=lengths, return_all=True)
+            z, carried = self.machine(x, lengths=lengths)
+            return y, state, every["c"], self.machine(x, carried, lengths)
+
+    module, args = Model(), (torch.randn(4, 5, I), torch.tensor([5, 0, 3, 1]))
+    traced = torch.fx.symbolic_trace(module)
+    assert is_called(traced, "layer", "machine", "machine")
+    assert_same(traced(*args), module(*args))
+
+
+def test_what_cannot_be_a_leaf_says_so():
+    class Own(rk.GRU):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    with pytest.raises(TypeError, match="expected a module that contains the layer, got the GRU itself"):
+        torch.fx.symbolic_trace(rk.GRU(I, H))
+    with pytest.raises(TypeError, match="expected Own, which has a forward of its own, to be a leaf"):
+        torch.fx.symbolic_trace(nn.Sequential(Own(I, H)))

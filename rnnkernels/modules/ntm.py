@@ -14,6 +14,7 @@ from ..ops import NTM as OP
 from ..options import CONTROLLERS, GUARDS, ORDERS, Conventions
 from ..reference.ntm import Heads, split_heads, write
 from .checks import choice, integer, not_negative, number_or_none, row_lengths, with_shape
+from .fx import Proxy, as_leaf
 from .settings import Settings
 
 __all__ = ["NTM", "NTMState", "NTMTrace"]
@@ -325,6 +326,8 @@ class NTM(Settings):
             ValueError: x of wrong rank, or of another dtype than the weights outside autocast; wrong lengths.
             RuntimeError: wrong number of features, no tick, wrong shape, dtype or device of the state.
         """
+        if isinstance(x, Proxy):
+            return as_leaf(self, locals())
         if x.dim() not in (2, 3):
             raise ValueError(f"input: expected 2 or 3 dimensions, got {x.dim()}")
         if x.dtype != self.weight_out.dtype and not autocasts(x):

@@ -14,6 +14,7 @@ from ..functional import autocasts
 from ..options import Masks, Options
 from .base import Arguments, Base, States
 from .checks import check, of_type, packed_resets, probability, reset_flags, row_lengths, with_shape
+from .fx import Proxy, as_leaf
 
 __all__ = ["Recurrent"]
 
@@ -170,6 +171,8 @@ class Recurrent(Base):
                 of the keyword arguments, or two that exclude each other.
             RuntimeError: wrong number of features, no tick, wrong shape, dtype or device of `hx`, wrong batch sizes.
         """
+        if isinstance(input, Proxy):
+            return as_leaf(self, locals())
         weights, units = self._weights()
         states = () if hx is None else self._open(hx)
         if masks is not None:
