@@ -9,9 +9,10 @@ from torch import nn
 from torch._dynamo import compiled_autograd
 from torch.func import functional_call, grad, vmap
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 import rnnkernels as rk
-from rnnkernels import modules
+from rnnkernels import functional, modules
 
 LAYERS = [k for k in vars(rk).values() if isinstance(k, type) and issubclass(k, modules.layers.Recurrent)]
 CELLS = [k for k in vars(rk).values() if isinstance(k, type) and issubclass(k, modules.cells.RecurrentCell)]
@@ -241,3 +242,60 @@ def test_what_cannot_be_a_leaf_says_so():
         torch.fx.symbolic_trace(rk.GRU(I, H))
     with pytest.raises(TypeError, match="expected Own, which has a forward of its own, to be a leaf"):
         torch.fx.symbolic_trace(nn.Sequential(Own(I, H)))
+
+
+# -- the flop counter --------------------------------------------------------------------------------------------------
+
+
+def counted(run):
+    with FlopCounterMode(display=False) as counter:
+        result = run()
+    return counter.get_total_flops(), result
+
+
+def forward_and_backward(module, *args):
+    forward, result = counted(lambda: module(*args))
+    total = sum(t.sum() for t in pytree.tree_leaves(result))
+    inputs = [*module.parameters(), *pytree.tree_leaves(args)]
+    return forward, counted(lambda: torch.autograd.grad(total, inputs, allow_unused=True))[0]
+
+
+def test_flops_are_those_of_torch():
+    assert counted(lambda: rk.GRU(3, 7)(torch.randn(5, 4, 3)))[0] == 8400
+    x, h = torch.randn(5, 4, I, requires_grad=True), torch.randn(2, 4, H, requires_grad=True)
+    for theirs, ours in ((nn.GRU, rk.GRU), (nn.RNN, rk.RNN)):
+        assert forward_and_backward(ours(I, H, 2), x, h) == forward_and_backward(theirs(I, H, 2), x, h)
+
+
+@pytest.mark.filterwarnings("ignore:rnnkernels. .* runs in plain torch")
+@pytest.mark.parametrize("kind", [*LAYERS, *CELLS], ids=lambda k: k.__name__)
+def test_flops_of_every_cell(kind, monkeypatch):
+    module, x = kind(I, H), torch.randn((4, I) if issubclass(kind, modules.cells.RecurrentCell) else (5, 4, I))
+    state = module(x)
+    state = state[1] if issubclass(kind, modules.layers.Recurrent) else state
+    state = pytree.tree_map(lambda t: t.detach().requires_grad_(), state)
+    fused = forward_and_backward(module, x.requires_grad_(), state)
+    monkeypatch.setattr(functional, "has_kernel", lambda x: False)  # the plain reference, product by product
+    for name in (module.cell, f"{module.cell}_cell"):
+        monkeypatch.delattr(torch, name, raising=False)
+    assert min(fused) > 0
+    assert fused == forward_and_backward(module, x, state)
+
+
+@controllers
+@pytest.mark.filterwarnings("ignore:rnnkernels. .* runs in plain torch")
+@pytest.mark.parametrize("recompute", [False, True])
+def test_flops_of_machines(controller, recompute, monkeypatch):
+    module = machine(controller, controller_layers=2, read_heads=2, shift_range=2, recompute=recompute)
+    x = torch.randn(5, 4, I, requires_grad=True)
+    state = pytree.tree_map(lambda t: t.detach().requires_grad_(), module(x)[1])
+    fused = forward_and_backward(module, x, state)
+    monkeypatch.setattr(functional, "has_kernel", lambda x: False)
+    forward, backward = forward_and_backward(module, x, state)
+    assert fused == (forward, backward + recompute * forward)
+    c = module.conventions
+    step = (torch.randn(4, c.parameters(4)), state.memory.detach(), state.weightings.detach())
+    monkeypatch.undo()
+    fused = counted(lambda: functional.ntm_step(*step, c))[0]
+    monkeypatch.setattr(functional, "has_kernel", lambda x: False)
+    assert fused == counted(lambda: functional.ntm_step(*step, c))[0] > 0
