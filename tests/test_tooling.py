@@ -299,3 +299,76 @@ def test_flops_of_machines(controller, recompute, monkeypatch):
     fused = counted(lambda: functional.ntm_step(*step, c))[0]
     monkeypatch.setattr(functional, "has_kernel", lambda x: False)
     assert fused == counted(lambda: functional.ntm_step(*step, c))[0] > 0
+
+
+# -- what tools ask of torch.nn's layers -------------------------------------------------------------------------------
+
+PAIRS = [(nn.RNN, rk.RNN), (nn.LSTM, rk.LSTM), (nn.GRU, rk.GRU)]
+NAMES = ("_all_weights", "_flat_weights_names", "_flat_weights")
+
+
+@pytest.mark.parametrize("theirs, ours", PAIRS, ids=["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}, {"bias": False}, {"proj_size": 2}],
+    ids=str,
+)
+def test_names_and_checks_are_those_of_torch(theirs, ours, options):
+    if "proj_size" in options and theirs is not nn.LSTM:
+        pytest.skip("only LSTM projects")
+    theirs, ours = theirs(I, H, **options), ours(I, H, **options)
+    ours.load_state_dict(theirs.state_dict())
+    for name in NAMES:
+        assert_same(getattr(ours, name), getattr(theirs, name), atol=0, rtol=0) if name == "_flat_weights" else None
+        assert name == "_flat_weights" or getattr(ours, name) == getattr(theirs, name)
+        with pytest.raises(AttributeError):
+            setattr(ours, name, [])
+    batch, packed = torch.randn(5, 4, I), torch.randn(9, I)
+    for x, sizes in ((batch, None), (packed, torch.tensor([4, 3, 2]))):
+        for name in ("get_expected_hidden_size", *["get_expected_cell_size"] * isinstance(theirs, nn.LSTM)):
+            assert getattr(ours, name)(x, sizes) == getattr(theirs, name)(x, sizes)
+        hx = torch.randn(theirs.get_expected_hidden_size(x, sizes))
+        if isinstance(theirs, nn.LSTM):
+            hx = (hx, torch.randn(theirs.get_expected_cell_size(x, sizes)))
+        order = torch.randperm(theirs.get_expected_hidden_size(x, sizes)[1])
+        assert_same(ours.permute_hidden(hx, order), theirs.permute_hidden(hx, order), atol=0, rtol=0)
+        assert ours.permute_hidden(hx, None) is hx
+        wrong = [
+            (x[..., :2], hx, sizes), (x[0], hx, sizes), (x.double(), hx, sizes), (x.unsqueeze(0), hx, sizes),
+            (x, pytree.tree_map(lambda t: t[:, 1:], hx), sizes),
+        ]  # fmt: skip
+        for layer in (theirs, ours):
+            layer.check_input(x, sizes)
+            layer.check_forward_args(x, hx, sizes)
+            for bad in wrong:
+                with pytest.raises((ValueError, RuntimeError)):
+                    layer.check_forward_args(*bad)
+            for bad in wrong[:-1]:
+                with pytest.raises((ValueError, RuntimeError)):
+                    layer.check_input(bad[0], sizes)
+
+
+@every_layer
+def test_names_and_checks_of_every_layer(kind):
+    layer, x = kind(I, H, 2, bidirectional=True, learn_reset_state=True), torch.randn(5, 4, I)
+    assert layer._flat_weights_names == [name for name, _ in layer.named_parameters()]
+    assert all(a is b for a, b in zip(layer._flat_weights, layer.parameters(), strict=True))
+    assert [[getattr(layer, name) for name in names] for names in layer._all_weights] == layer.all_weights
+    state = layer(x)[1]
+    layer.check_input(x, None)
+    layer.check_forward_args(x, state, None)
+    assert layer.get_expected_hidden_size(x, None) == (4, 4, H)
+    order = torch.tensor([2, 0, 3, 1])
+    there_and_back = layer.permute_hidden(layer.permute_hidden(state, order), order.argsort())
+    assert_same(there_and_back, state, atol=0, rtol=0)
+    with pytest.raises(RuntimeError, match="^hx: expected "):
+        layer.check_forward_args(x[:, 1:], state, None)
+
+
+def test_names_follow_what_tools_did_to_the_parameters():
+    layer = rk.LSTM(I, H)
+    nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+    assert layer._flat_weights_names == nn.LSTM(I, H)._flat_weights_names
+    torch.testing.assert_close(layer._flat_weights[1], layer.weight_hh_l0)
+    layer.weight_ih_l0 = nn.Parameter(torch.zeros(4 * H, I))
+    assert layer._flat_weights[0] is layer.weight_ih_l0
