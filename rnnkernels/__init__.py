@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     raise ImportError(f"rnnkernels._C: expected the compiled extension (run `make build`), got: {error}") from error
 
-from . import functional, reference
+from . import flops, functional, reference
 from .modules import (
     GRU,
     GRU1,
@@ -86,6 +86,7 @@ __all__ = [
     "Masks",
     "Options",
     "convert",
+    "flops",
     "functional",
     "get_isa",
     "info",

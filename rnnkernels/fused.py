@@ -1,8 +1,8 @@
 """A pair of fused ops as torch sees it: derivatives and batching, whatever the ops compute.
 
-torch.compile and torch.export trace ops as they are, with the autograd formulas registered here. Eager code reaches
-them through an `autograd.Function` of the same formulas, because `torch.func` transforms refuse registered ones. What
-the kernels cannot differentiate (double backward, forward mode) goes through the plain torch reference, with one
+Every formula is an `autograd.Function`. torch.compile and torch.export trace ops as they are, whose kernels for
+autograd apply these Functions; eager code applies them itself, without the dispatcher's way through Python. What the
+kernels cannot differentiate (double backward, forward mode) goes through the plain torch reference, with one
 warning.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import Function, forward_ad
 
 __all__ = ["Fused", "warn_once"]
@@ -68,44 +69,35 @@ class Fused:
         ):
             torch.library.register_fake(op, functools.partial(self._checked, op, fake))
             torch.library.register_vmap(op, functools.partial(vmap, op))
-        torch.library.register_autograd(
-            self.op, functools.partial(self._backward, self.op_backward), setup_context=self._setup
-        )
         # Opaque to tracers, which would unroll it, and an error rather than a wrong third derivative.
-        opaque = torch.library.custom_op(
-            f"rnnkernels::{self.name}_double_backward",
-            functools.partial(_above_autograd, self._own_double),
-            mutates_args=(),
-            schema=f"(Tensor[] tensors, int[] where, Tensor[] grads, int[] arrived, {self.config}) -> Tensor[]",
+        self.library = torch.library.Library("rnnkernels", "FRAGMENT")
+        self.library.define(
+            f"{self.name}_double_backward(Tensor[] tensors, int[] where, Tensor[] grads, int[] arrived, {self.config}) "
+            "-> Tensor[]"
         )
-        opaque.register_fake(self._double_fake)
-        torch.library.register_autograd(
-            self.op_backward, functools.partial(self._double_backward, opaque), setup_context=self._backward_setup
-        )
+        opaque = getattr(torch.ops.rnnkernels, f"{self.name}_double_backward").default
+        double = functools.partial(_above_autograd, self._own_double)
+        self.library.impl(opaque, double, "CompositeExplicitAutograd")
+        torch.library.register_fake(opaque, self._double_fake)
 
-        class OfGradient(Function):
-            forward = staticmethod(self.run_backward)
-            setup_context = staticmethod(self._backward_setup)
-            backward = staticmethod(functools.partial(self._double_backward, self._double))
-            jvp = staticmethod(self._backward_jvp)
-
-            @staticmethod
-            def vmap(*args: Any) -> tuple[tuple, tuple]:
-                return self._backward_vmap(OfGradient.apply, *args)
-
-        class Forward(Function):
-            forward = staticmethod(self.run)
-            setup_context = staticmethod(self._setup)
-            backward = staticmethod(functools.partial(self._backward, self._apply_backward))
-            jvp = staticmethod(self._jvp)
-
-            @staticmethod
-            def vmap(*args: Any) -> tuple[tuple, tuple]:
-                return self._vmap(Forward.apply, *args)
-
-        self.apply, self.apply_grad = Forward.apply, OfGradient.apply
-        # Outside `torch.func`, without its look at every argument, which costs a short sequence a tenth of its time.
-        self.apply_plain = super(Function, Forward).apply
+        backward = functools.partial(self._backward, self._apply_backward)
+        eager = _function(self.run, self._setup, backward, self._jvp, self._vmap)
+        self.apply, self.apply_plain = eager.apply, _applier(eager)
+        double = functools.partial(self._double_backward, self._double)
+        self.apply_grad = _function(
+            self.run_backward, self._backward_setup, double, self._backward_jvp, self._backward_vmap
+        ).apply
+        for op, run, setup, differentiate in (
+            (self.op, self.run, self._setup, functools.partial(self._backward, self.op_backward)),
+            (
+                self.op_backward,
+                self.run_backward,
+                self._backward_setup,
+                functools.partial(self._double_backward, opaque),
+            ),
+        ):
+            self.library.impl(op, _autograd_kernel(op, run, setup, differentiate), "Autograd")
+        self.library.impl(opaque, functools.partial(_no_third, _below_autograd(opaque)), "Autograd")
 
     # What a subclass says
 
@@ -225,6 +217,8 @@ class Fused:
         return *result, *[None] * (len(config) + len(flags))
 
     def _apply_backward(self, *args: Any) -> tuple[Tensor, ...]:
+        if torch.compiler.is_compiling():
+            return self.op_backward(*args)
         derived = torch.is_grad_enabled() or is_transformed()
         return self.apply_grad(*args) if derived else self.run_backward(*args)
 
@@ -326,6 +320,82 @@ def _below_autograd(op: Callable) -> Callable:
 
     run.__signature__ = inspect.signature(run)  # Function.apply asks for it at every call: 20 us where it is not kept
     return run
+
+
+def _function(run: Callable, setup: Callable, differentiate: Callable, push: Callable, batch: Callable) -> type:
+    class Derived(Function):
+        forward = staticmethod(run)
+        setup_context = staticmethod(setup)
+        jvp = staticmethod(push)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # Dynamo takes no partial for one
+            return differentiate(ctx, *grads)
+
+        @staticmethod
+        def vmap(*args: Any) -> tuple[tuple, tuple]:
+            return batch(Derived.apply, *args)
+
+    return Derived
+
+
+def _applier(function: type[Function]) -> Callable:
+    """`function.apply` for where no transform of `torch.func` is to be handled.
+
+    It spares `apply`'s look at every argument, which costs a short sequence a tenth of its time, and it serves inside
+    the dispatcher, which has handled the transforms and enters a kernel once for each.
+    """
+    return super(Function, function).apply
+
+
+def _autograd_kernel(op: Any, run: Callable, setup: Callable, differentiate: Callable) -> Callable:
+    """The dispatcher's kernel of `op` for autograd: `run`, with the formula `differentiate`."""
+
+    def lower(*args: Any) -> tuple[Tensor, ...]:
+        with torch.enable_grad():  # which Function shuts off, for the other transforms of `torch.func` too
+            return run(*args)
+
+    def push(*_: Any) -> None:
+        raise RuntimeError(f"{op.name()}: expected no forward-mode derivative in compiled code: no graph computes it")
+
+    apply = _applier(_function(lower, setup, differentiate, push, None))
+    defaults = [a.default_value for a in op._schema.arguments]
+
+    def kernel(*args: Any) -> tuple[Tensor, ...]:
+        args = (*args, *defaults[len(args) :])  # the dispatcher leaves out what is the schema's default
+        if not (torch.is_grad_enabled() and any_requires_grad(args) or forward_ad._current_level >= 0):
+            return run(*args)
+        with enable_single_level_autograd_function():
+            return apply(*args)
+
+    return kernel
+
+
+class _NoThird(Function):
+    """An op whose results must not be differentiated."""
+
+    @staticmethod
+    def forward(run: Callable, args: tuple, *tensors: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            return tuple(run(*args))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> None:
+        raise RuntimeError(
+            "rnnkernels: expected at most two derivatives in compiled code, got a third one (of an outer transform, or "
+            "because a parameter requires a gradient outside torch.no_grad)"
+        )
+
+
+def _no_third(
+    run: Callable, tensors: Sequence[Tensor], where: Sequence[int], grads: Sequence[Tensor], *rest: Any
+) -> list:
+    with enable_single_level_autograd_function():
+        return list(_applier(_NoThird)(run, (tensors, where, grads, *rest), *tensors, *grads))
 
 
 def _above_autograd(function: Callable, *args: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _C, reference
 from .fused import Fused, any_requires_grad, batched, folded, is_transformed, one_by_one
-from .options import PLAIN, Conventions, Options
+from .options import PLAIN, Conventions, Masks, Options
 
 __all__ = ["LAYERS", "NTM", "NTM_STEP", "Layer"]
 
@@ -41,7 +41,7 @@ class Layer(Fused):
         "Tensor? zoneout_cell_mask, Tensor? recurrent_mask, Tensor? input_mask, Tensor? weight_mask, "
         "float[] numbers, int[] choices"
     )
-    defaults = (None, False, None, None, *PLAIN.flat())
+    defaults = (None, False, None, None, None, *Masks(), [], [])  # the schema's
     weights = range(1, 7)
     dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -82,7 +82,7 @@ class Layer(Fused):
         if len(args) == self.tensors:
             if eager and not derived:  # what is left out costs nothing, and a tick is short
                 return self.run(*args)[: 1 + self.states]
-            args = (*args, None, False, None, None, *PLAIN.flat())
+            args = (*args, *self.defaults) if eager else (*args, *self.defaults[:4], *PLAIN.flat())
         results = self.call(args, (all_states,), derived)
         return results[: -1 if all_states else 1 + self.states]
 

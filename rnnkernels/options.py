@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .containers import container
+
 __all__ = ["CONTROLLERS", "GRAVES2014", "GUARDS", "KINDS", "ORDERS", "SQUASHES", "Conventions", "Masks", "Options"]
 
 SQUASHES = ("tanh", "relu", "logistic", "identity", "g1997", "h1997")
@@ -15,6 +17,7 @@ ACTIVATIONS = ("linear", "tanh")
 KINDS = ("zoneout", "zoneout_cell", "recurrent", "input", "weight")
 
 
+@container
 class Masks(NamedTuple):
     """Explicit masks, None where there is none. Axes: T ticks of the longest row, B rows as the caller orders them.
 
@@ -30,6 +33,7 @@ class Masks(NamedTuple):
     weight: Tensor | None = None
 
 
+@container
 class Options(NamedTuple):
     """Everything a layer takes that is neither data nor weight. The defaults change nothing.
 
@@ -75,7 +79,11 @@ class Options(NamedTuple):
         return not (self.truncated or self.gradient_clip)
 
     def flat(self) -> tuple[Any, ...]:
-        """What the ops take of it: seed, the masks, numbers, choices; empty lists where everything is the default."""
+        """What the ops take of it: seed, the masks, numbers, choices.
+
+        The lists are never empty, though the schemas allow it: exported programs leave out arguments that equal the
+        schema's default, and AOTInductor then passes None for an empty list.
+        """
         if self is PLAIN:
             return _PLAIN
         numbers = [*self[:5], self.cell_clip, self.gradient_clip, self.eps]
@@ -107,9 +115,10 @@ class Options(NamedTuple):
 
 
 PLAIN = Options()
-_PLAIN = (None, *Masks(), [], [])
+_PLAIN = Options().flat()
 
 
+@container
 class Conventions(NamedTuple):
     """What a Neural Turing Machine is besides its tensors: heads, and all that its paper leaves open.
 

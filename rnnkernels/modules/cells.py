@@ -12,6 +12,7 @@ from ..options import Masks
 from . import families
 from .base import OPS, Arguments, Base, States
 from .checks import check, with_shape
+from .fx import Proxy, as_leaf
 
 __all__ = [
     *("RNNCell", "LSTMCell", "GRUCell", "MinimalGRUCell", "PeepholeLSTMCell", "CoupledLSTMCell", "LayerNormLSTMCell"),
@@ -92,6 +93,8 @@ class RecurrentCell(Base):
             ValueError: wrong rank of `input` or `hx`, `seed` beside `masks`.
             RuntimeError: wrong size, dtype or device of `input` or `hx`.
         """
+        if isinstance(input, Proxy):
+            return as_leaf(self, locals())
         x, states = input, () if hx is None else self._open(hx)
         batched = x.dim() == 2
         if not batched and x.dim() != 1:

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import _C, functional
+from ..containers import container
 from ..functional import autocasts
 from ..ops import NTM as OP
 from ..options import CONTROLLERS, GUARDS, ORDERS, Conventions
 from ..reference.ntm import Heads, split_heads, write
 from .checks import choice, integer, not_negative, number_or_none, of_type, row_lengths, with_shape
+from .fx import Proxy, as_leaf
 from .settings import Settings
 
 __all__ = ["NTM", "NTMState", "NTMTrace"]
@@ -59,6 +61,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 CONSTANT = 1e-6  # of memory_init="constant": Collier and Beel 2018
 
 
+@container
 class NTMState(NamedTuple):
     """What a machine carries from one tick to the next.
 
@@ -78,6 +81,7 @@ class NTMState(NamedTuple):
         return NTMState(tuple(t.detach() for t in self.controller), *(t.detach() for t in self[1:]))
 
 
+@container
 class NTMTrace(NamedTuple):
     """What the heads did, tick by tick, without gradient; zero past a row's end.
 
@@ -95,6 +99,12 @@ class NTMTrace(NamedTuple):
     def gates(self) -> Tensor:
         """How much each head looked by content rather than from where it was, (T,B,K)."""
         return self.heads.gate.squeeze(-1)
+
+
+def _in_words(value: Any) -> str:
+    if not isinstance(value, (tuple, list)) or len(value) > 8:
+        return type(value).__name__
+    return f"{type(value).__name__} of ({', '.join(map(_in_words, value))})"
 
 
 class NTM(Settings):
@@ -303,7 +313,8 @@ class NTM(Settings):
 
         Args:
             x: (T,B,I), with `batch_first` (B,T,I), or one sequence (T,I).
-            state: to go on from; None: the initial state. One sequence's state has a batch of 1.
+            state: to go on from, an `NTMState` or a plain tuple of its parts; None: the initial state. One sequence's
+                state has a batch of 1.
             lengths: ticks of each row, (B,), in any order, 0 allowed. Past its end a row's state stays, and its output
                 is zero.
             return_trace: also return what the heads did. Not while compiled, nor with recompute=True.
@@ -316,6 +327,8 @@ class NTM(Settings):
             ValueError: x of wrong rank, or of another dtype than the weights outside autocast; wrong lengths.
             RuntimeError: wrong number of features, no tick, wrong shape, dtype or device of the state.
         """
+        if isinstance(x, Proxy):
+            return as_leaf(self, locals())
         if x.dim() not in (2, 3):
             raise ValueError(f"input: expected 2 or 3 dimensions, got {x.dim()}")
         if x.dtype != self.weight_out.dtype and not autocasts(x):
@@ -333,10 +346,7 @@ class NTM(Settings):
             if single:
                 raise ValueError("lengths: expected none for one sequence, which ends where it ends")
             lengths = row_lengths("lengths", lengths, x.size(1))
-        if state is None:
-            state = self.initial_state(x.size(1))
-        elif not isinstance(state, NTMState):
-            raise RuntimeError(f"state: expected an NTMState, as forward returns, got {type(state).__name__}")
+        state = self.initial_state(x.size(1)) if state is None else self._opened(state)
         h, c = state.controller if self.controller == "lstm" else [x.new_empty(0, x.size(1), self.controller_size)] * 2
         conventions = self.conventions
         tensors = (x, self._controller(), self.weight_heads, self.bias_heads, self.weight_out, self.bias_out)
@@ -357,6 +367,18 @@ class NTM(Settings):
         if not return_trace:
             return y, after
         return y, after, self._trace(saved.detach(), x, lengths, state.memory.detach(), single)
+
+    def _opened(self, state: Any) -> NTMState:
+        """The state a caller gave, as a plain tuple too: `torch.jit` makes one of every named tuple."""
+        parts = state if isinstance(state, tuple) and len(state) == 4 else (None,)
+        controller = 2 if self.controller == "lstm" else 0
+        paired = isinstance(parts[0], (tuple, list)) and len(parts[0]) == controller
+        if paired and all(isinstance(t, Tensor) for t in (*parts[0], *parts[1:])):
+            return NTMState(tuple(parts[0]), *parts[1:])
+        raise RuntimeError(
+            "state: expected an NTMState, as forward returns, or a tuple of the same parts "
+            f"({'(h, c)' if controller else '()'}, memory, reads, weightings), got {_in_words(state)}"
+        )
 
     def _trace(self, saved: Tensor, x: Tensor, lengths: Tensor | None, memory: Tensor, single: bool) -> NTMTrace:
         """Takes apart what the op saved of every frame."""

@@ -14,6 +14,8 @@ from ..functional import autocasts
 from ..options import Masks, Options
 from .base import Arguments, Base, States
 from .checks import check, of_type, packed_resets, probability, reset_flags, row_lengths, with_shape
+from .fx import Proxy, as_leaf
+from .torch_names import TorchNames
 
 __all__ = ["Recurrent"]
 
@@ -26,7 +28,7 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
     return with_shape(tensors[0], (1, *tensors[0].shape)) if len(tensors) == 1 else torch.stack(tensors)
 
 
-class Recurrent(Base):
+class Recurrent(TorchNames, Base):
     """What the layers share: torch.nn's parameter names and initialisation, the checks, the walk through the stack.
 
     It is no `torch.nn.RNNBase`: torch.compile refuses those, and their copy of the weights has to be kept in step.
@@ -109,8 +111,7 @@ class Recurrent(Base):
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The weights of every layer and direction, in torch.nn's order."""
-        groups = zip(self._weight_names, self._reset_names, strict=True)
-        return [[getattr(self, name) for name in (*names, *resets) if name is not None] for names, resets in groups]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
         """Does nothing: weights may live anywhere and change at any time."""
@@ -170,6 +171,8 @@ class Recurrent(Base):
                 of the keyword arguments, or two that exclude each other.
             RuntimeError: wrong number of features, no tick, wrong shape, dtype or device of `hx`, wrong batch sizes.
         """
+        if isinstance(input, Proxy):
+            return as_leaf(self, locals())
         weights, units = self._weights()
         states = () if hx is None else self._open(hx)
         if masks is not None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, softplus
 
+from ..containers import container
 from ..options import GRAVES2014, Conventions
 from .cells import CELLS
 
@@ -33,6 +34,7 @@ FLOOR = 1e-30  # added to every entry of a weighting before its logarithm is tak
 LARGE = 50.0  # from here on softplus is the identity to the last bit, of float64 too, and e^a may overflow
 
 
+@container
 class Heads(NamedTuple):
     """What heads take: key (B,K,M), strength, gate and sharpening (B,K,1), shifts (B,K,S), erase and add (B,W,M)."""
 
