@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 FLOOR = 1e-30  # added to every entry of a weighting before its logarithm is taken
+LARGE = 50.0  # from here on softplus is the identity to the last bit, of float64 too, and e^a may overflow
 
 
 class Heads(NamedTuple):
@@ -106,10 +107,10 @@ def activate(heads: Heads, c: Conventions) -> Heads:
         heads = Heads(*(part.clamp(-c.head_clip, c.head_clip) for part in heads))
     return Heads(
         heads.key.tanh() if c.key_activation == "tanh" else heads.key,
-        softplus(heads.strength, threshold=1e9),
+        softplus(heads.strength, threshold=LARGE),
         heads.gate.sigmoid(),
         heads.shifts.softmax(-1),
-        1 + softplus(heads.sharpening, threshold=1e9),
+        1 + softplus(heads.sharpening, threshold=LARGE),
         heads.erase.sigmoid(),
         heads.add.tanh() if c.add_activation == "tanh" else heads.add,
     )
