@@ -11,6 +11,7 @@ SQUASHES = ("tanh", "relu", "logistic", "identity", "g1997", "h1997")
 CONTROLLERS = ("lstm", "feedforward")
 ORDERS = ("read_first", "write_first", "interleaved")
 GUARDS = ("sum", "floor")
+ACTIVATIONS = ("linear", "tanh")
 KINDS = ("zoneout", "zoneout_cell", "recurrent", "input", "weight")
 
 
@@ -78,7 +79,7 @@ class Options(NamedTuple):
         if self is PLAIN:
             return _PLAIN
         numbers = [*self[:5], self.cell_clip, self.gradient_clip, self.eps]
-        squash = [-1, -1] if self.squash is None else [SQUASHES.index(name) for name in self.squash]
+        squash = [-1, -1] if self.squash is None else [_place("squash", name, SQUASHES) for name in self.squash]
         choices = [self.stream, self.step, self.truncated, *squash, self.block_size, self.recompute]
         return self.seed, *self.masks, [float(n) for n in numbers], [int(c) for c in choices]
 
@@ -183,17 +184,17 @@ class Conventions(NamedTuple):
         """What the ops take of it: numbers and choices."""
         numbers = [self.similarity_eps, self.sharpen_eps, self.head_clip, self.output_clip]
         choices = [
-            CONTROLLERS.index(self.controller),
+            _place("controller", self.controller, CONTROLLERS),
             self.recurrent,
             self.layers,
             self.read_heads,
             self.write_heads,
             self.shift_range,
-            ORDERS.index(self.order),
-            GUARDS.index(self.similarity_guard),
+            _place("order", self.order, ORDERS),
+            _place("similarity_guard", self.similarity_guard, GUARDS),
             self.reversed_shift,
-            self.key_activation == "tanh",
-            self.add_activation == "tanh",
+            _place("key_activation", self.key_activation, ACTIVATIONS),
+            _place("add_activation", self.add_activation, ACTIVATIONS),
             self.activated,
             self.recompute,
         ]
@@ -204,11 +205,17 @@ class Conventions(NamedTuple):
         """The inverse of `flat`."""
         controller, _, layers, reads, writes, shift, order, guard, turned, key, add, activated, recompute = choices
         eps, sharpen_eps, head_clip, output_clip = numbers
-        kinds = ("linear", "tanh")
         return cls(
-            CONTROLLERS[controller], layers, reads, writes, shift, ORDERS[order], kinds[key], kinds[add],
+            CONTROLLERS[controller], layers, reads, writes, shift, ORDERS[order], ACTIVATIONS[key], ACTIVATIONS[add],
             GUARDS[guard], eps, sharpen_eps, bool(turned), head_clip, output_clip, bool(activated), recompute,
         )  # fmt: skip
 
 
 GRAVES2014 = Conventions()
+
+
+def _place(name: str, value: str, choices: Sequence[str]) -> int:
+    """Where `value` stands among `choices`, which is how the ops are told."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    return choices.index(value)

@@ -632,6 +632,23 @@ def test_op_messages(place, tensor, message):
         functional.ntm(*tensors)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("controller", "rnn"),
+        ("order", "last"),
+        ("similarity_guard", ""),
+        ("key_activation", "tnah"),
+        ("add_activation", "relu"),
+    ],
+)
+def test_conventions_messages(name, value):
+    problem = MachineProblem(SMALL)
+    conventions = SMALL.conventions._replace(**{name: value})
+    with pytest.raises(ValueError, match=f"^{name}: expected one of .*, got '{value}'$"):
+        functional.ntm(*(t.float() for t in problem.tensors), conventions=conventions)
+
+
 def test_what_ran_is_told():
     ntm = machine(dtype=torch.float32)
     ntm(torch.randn(3, 2, 4))

@@ -411,3 +411,11 @@ def test_options_when_large(cell):
     for T, B, I, H in share(cell, ((28, 32, 28, 100), (70, 64, 3, 100)), 2):  # noqa: E741
         case = Case(T, B, I, H, layout="padded", resets=True, masks="seed", options=options)
         check(cell, fitted(cell, case), torch.float32)
+
+
+@every_cell
+def test_a_nonlinearity_that_is_none_is_refused(cell):
+    problem = Problem(cell, Case(2, 1, 3, 6))
+    problem.options = Options(squash=("tanh", "gelu"))
+    with pytest.raises(ValueError, match="^squash: expected one of tanh, relu, .*, got 'gelu'$"):
+        problem.run(functional.layer, *problem.tensors)
