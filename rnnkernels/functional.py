@@ -230,6 +230,7 @@ def ntm_address(
 
 def ntm_read(memory: Tensor, weighting: Tensor) -> Tensor:
     """What heads of these weightings (B,K,N) read of a memory (B,N,M): (B,K,M). One product; eq. 2."""
+    _check_devices(memory, weighting=weighting)
     return reference.ntm.read(memory, weighting)
 
 
@@ -238,7 +239,15 @@ def ntm_write(memory: Tensor, weighting: Tensor, erase: Tensor, add: Tensor) -> 
 
     All erase before any adds; eqs 3 and 4. In plain torch: inside `ntm` and `ntm_step` it is fused.
     """
+    _check_devices(memory, weighting=weighting, erase=erase, add=add)
     return reference.ntm.write(memory, weighting, erase, add)
+
+
+def _check_devices(memory: Tensor, **others: Tensor) -> None:
+    """Torch's own products take a tensor on meta beside others, and return memory that nobody wrote."""
+    for name, t in others.items():
+        if t.device != memory.device:
+            raise RuntimeError(f"{name}: expected device {memory.device} as memory has, got {t.device}")
 
 
 def machine(op: Machine, tensors: tuple, lengths: tuple, c: Conventions, keep: bool = False) -> tuple[Tensor, ...]:

@@ -649,6 +649,16 @@ def test_conventions_messages(name, value):
         functional.ntm(*(t.float() for t in problem.tensors), conventions=conventions)
 
 
+@pytest.mark.parametrize("name", ["weighting", "erase", "add"])
+def test_parts_on_another_device(name):
+    tensors = {"weighting": torch.rand(2, 1, 5), "erase": torch.rand(2, 1, 3), "add": torch.rand(2, 1, 3)}
+    tensors[name] = tensors[name].to("meta")
+    with pytest.raises(RuntimeError, match=f"^{name}: expected device cpu as memory has, got meta$"):
+        functional.ntm_write(torch.rand(2, 5, 3), **tensors)
+    with pytest.raises(RuntimeError, match="^weighting: expected device cpu as memory has, got meta$"):
+        functional.ntm_read(torch.rand(2, 5, 3), torch.rand(2, 1, 5, device="meta"))
+
+
 def test_what_ran_is_told():
     ntm = machine(dtype=torch.float32)
     ntm(torch.randn(3, 2, 4))
