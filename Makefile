@@ -12,7 +12,7 @@ VENV := .venv
 PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip install --quiet --disable-pip-version-check
 CPP  := $(shell find csrc -type f 2>/dev/null)
-CORE := $(filter csrc/cells/% csrc/memory/% csrc/simd/% csrc/cpu/%,$(CPP)) CMakeLists.txt
+CORE := $(filter-out csrc/cuda/% $(wildcard csrc/*.*),$(CPP)) CMakeLists.txt
 EXTENSION := $(wildcard rnnkernels/_C.*.so)
 
 .PHONY: help build demo test bench style format wheel clean simde cuda cuda-on-cpu cuda-driver sanitize FORCE

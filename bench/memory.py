@@ -55,7 +55,7 @@ def recompute_growth(cls: str, case: Case, threads: int) -> int:
     torch.set_num_threads(threads)
 
     def step(T: int, B: int, I: int, H: int) -> int:
-        module = getattr(rk, cls)(I, H, activations="recompute")
+        module = getattr(rk, cls)(I, H, recompute=True)
         x, grad = torch.randn(T, B, I, requires_grad=True), torch.randn(T, B, H)
 
         def call() -> list[torch.Tensor]:
@@ -86,7 +86,7 @@ def ntm_growth(who: str, at: int) -> int:
         return next(e for e in contestants(row, True, False) if e.name == who)
 
     if who == "recompute":
-        machine = rk.NTM(10, 9, activations="recompute")
+        machine = rk.NTM(10, 9, recompute=True)
 
         def step(T: int, B: int) -> list[torch.Tensor]:
             x, grad = torch.rand(T, B, 10, requires_grad=True), torch.ones(T, B, 9)

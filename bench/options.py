@@ -57,7 +57,7 @@ GROUPS: dict[str, dict[str, Option]] = {
         "gradient_clip": Option(lstm(gradient_clip=1.0), "hc", "LSTM", modes=TRAINING),
         "resets": Option(rk.LSTM, "hc", "LSTM", given="resets"),
         "LayerNormLSTM": Option(rk.LayerNormLSTM, "hc", "LSTM", 1.5),
-        "recompute": Option(lstm(activations="recompute"), "hc", "LSTM", 1.4, TRAINING),
+        "recompute": Option(lstm(recompute=True), "hc", "LSTM", 1.4, TRAINING),
         "lengths": Option(rk.LSTM, "hc", "LSTM", 0.65, given="lengths"),
         "as many frames padded": Option(rk.LSTM, "hc", given="half as long"),
         "packed": Option(rk.LSTM, "hc", "as many frames padded", 1.1, given="packed"),

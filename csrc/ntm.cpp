@@ -59,6 +59,7 @@ Machine machine_of(const std::string& op, at::IntArrayRef choices, at::ArrayRef<
   m.tanh_key = choices[kTanhKey];
   m.tanh_add = choices[kTanhAdd];
   m.activated = choices[kActivated];
+  within(kRecompute, 0, kMaxSize, "recompute");
   TORCH_CHECK(m.heads() > 0, op, ": read_heads, write_heads: expected at least one head, got none");
   for (double n : numbers) TORCH_CHECK(n >= 0, op, ": numbers: expected 0 or more, got ", n);
   m.eps = numbers[kEps];
@@ -105,14 +106,18 @@ struct Walk {
     TORCH_CHECK(dtype == at::kFloat || dtype == at::kDouble, op, ": ", x_name(), ": expected float32 or float64, got ",
                 dtype);
   }
+  void expect_sizes(at::IntArrayRef sizes) const {
+    for (int64_t n : sizes) TORCH_CHECK(n <= kMaxSize, op, ": expected sizes of at most ", kMaxSize, ", got ", n);
+  }
   void take_memory(const Tensor& memory, const Tensor& weightings) {
     TORCH_CHECK(memory.dim() == 3 && memory.size(1) > 0 && memory.size(2) > 0, op,
-                ": memory: expected shape (B, N, M) of at least one row and one number, got ",
+                ": memory0: expected shape (B, N, M) of at least one row and one number, got ",
                 shape_text(memory.sizes()));
+    expect_sizes(memory.sizes());
     m.rows = memory.size(1);
     m.width = memory.size(2);
-    expect("memory", memory, {B, m.rows, m.width});
-    expect("weightings", weightings, {B, m.heads(), m.rows});
+    expect("memory0", memory, {B, m.rows, m.width});
+    expect("weightings0", weightings, {B, m.heads(), m.rows});
     first[kMemory] = memory.contiguous();
     first[kWeightings] = weightings.contiguous();
   }
@@ -139,7 +144,7 @@ struct Walk {
   }
   int64_t piece() const {
     if (!recompute) return std::max<int64_t>(T, 1);
-    return recompute > 1 ? recompute : recompute_piece(T, B, record().numbers);
+    return recompute > 1 ? std::min(recompute, std::max<int64_t>(T, 1)) : recompute_piece(T, B, record().numbers);
   }
   int64_t pieces() const { return (T + piece() - 1) / piece(); }
   std::vector<int64_t> saved_sizes() const {
@@ -254,12 +259,14 @@ struct Sequence : Walk {
     TORCH_CHECK(m.layers > 0, op, ": controller_layers: expected 1 or more, got 0");
     take_x(x_);
     TORCH_CHECK(x.dim() == 3, op, ": x: expected 3 dimensions (T, B, I), got shape ", shape_text(x.sizes()));
+    expect_sizes(x.sizes());
     T = x.size(0);
     B = x.size(1);
     m.inputs = x.size(2);
     if (m.inputs > 1 && x.stride(2) != 1) x = x.contiguous();
     TORCH_CHECK(w_heads.dim() == 2 && w_heads.size(1) > 0, op, ": w_heads: expected shape (P, H), got ",
                 shape_text(w_heads.sizes()));
+    expect_sizes(w_heads.sizes());
     m.hidden = w_heads.size(1);
     take_memory(memory, weightings);
     expect("w_heads", w_heads, {m.parameters(), m.hidden});
@@ -280,6 +287,7 @@ struct Sequence : Walk {
     }
     TORCH_CHECK(w_out_.dim() == 2, op, ": w_out: expected 2 dimensions (O, H + R M), got shape ",
                 shape_text(w_out_.sizes()));
+    expect_sizes(w_out_.sizes());
     outputs = w_out_.size(0);
     expect("w_out", w_out_, {outputs, m.features()});
     w_out = w_out_;
@@ -290,7 +298,7 @@ struct Sequence : Walk {
     auto none = [&](int s) { return has_state(s) ? state_sizes(s) : std::vector<int64_t>{0, B, m.hidden}; };
     expect("h0", h0_, none(0));
     expect("c0", c0_, none(1));
-    expect("reads", reads, state_sizes(kReads));
+    expect("reads0", reads, state_sizes(kReads));
     first[0] = h0_.contiguous();
     first[1] = c0_.contiguous();
     first[kReads] = reads.contiguous();
@@ -598,6 +606,8 @@ std::tuple<Tensor, Tensor, Tensor> step_backward(const Maybe& grad_reads, const 
 
 NtmRecord ntm_record(int64_t inputs, int64_t hidden, int64_t rows, int64_t width, const std::vector<int64_t>& choices) {
   Machine m = machine_of("rnnkernels::ntm", choices, std::vector<double>(kNumbers, 0.0));
+  for (int64_t n : {inputs, hidden, rows, width})
+    TORCH_CHECK(n >= 0 && n <= kMaxSize, "rnnkernels: ntm_record: expected sizes of 0 to ", kMaxSize, ", got ", n);
   m.inputs = inputs, m.hidden = hidden, m.rows = rows, m.width = width;
   Record r(m, controller_facts(m.controller));
   return {r.numbers, r.features, r.values, r.weightings, m.padded_rows(), Record::kTicks, r.chunks};

@@ -99,12 +99,13 @@ enum Choice { kStream, kStep, kTruncated, kSquashG, kSquashH, kBlockSize, kRecom
 struct Data {
   const Facts& f;
   std::string op;
-  at::ScalarType dtype, compute;
+  at::ScalarType dtype, compute, unit_dtype;
   int64_t T, B, I, H, P, frames;  // frames: of x
   int64_t fed = 0;                // numbers that feed back, as the kernels see them
   Tensor x, w_ih, lengths, batch_sizes, resets;
   std::optional<Tensor> w_hh, b_ih, b_hh, w_hr, unit, seed, masks[kMasks];
   std::vector<Tensor> first;
+  std::vector<at::ScalarType> state_dtype;
   std::vector<std::optional<Tensor>> reset;
   std::vector<int64_t> rows_at, frame_at, row_place, order;
   bool reverse;
@@ -157,13 +158,17 @@ struct Data {
     dtype = x.scalar_type();
     TORCH_CHECK(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf, op,
                 ": x: expected float32, float64, bfloat16 or float16, got ", dtype);
+    compute = dtype == at::kDouble ? at::kDouble : at::kFloat;
     bool packed = batch_sizes.defined();
     TORCH_CHECK(!(packed && lengths.defined()), op, ": lengths: expected none beside batch_sizes");
     TORCH_CHECK(packed ? x.dim() == 2 : x.dim() == 3 || (x.dim() == 2 && lengths.defined()), op, ": x: expected ",
                 packed ? "2 dimensions (N, I)" : "3 dimensions (T, B, I)", ", got shape ", shape_text(x.sizes()));
     TORCH_CHECK(first[0].dim() == 2, op, ": h0: expected shape (B, P), got ", shape_text(first[0].sizes()));
     TORCH_CHECK(!w_hr || f.projection, op, ": w_hr: this cell has no projection");
-    TORCH_CHECK(!w_hr || w_hr->dim() == 2, op, ": w_hr: expected 2 dimensions (P, H)");
+    // An empty tensor has no address, which is how the kernels are told that there is no projection.
+    TORCH_CHECK(!w_hr || (w_hr->dim() == 2 && w_hr->numel() > 0), op,
+                ": w_hr: expected shape (P, H) of at least one row and one column, got ",
+                w_hr ? shape_text(w_hr->sizes()) : "");
     I = x.size(-1);
     P = w_hr ? w_hr->size(0) : first[0].size(1);
     H = w_hr ? w_hr->size(1) : P;
@@ -171,6 +176,8 @@ struct Data {
     TORCH_CHECK(choice[kBlockSize] >= 1 && (f.shared || choice[kBlockSize] == 1) && H % choice[kBlockSize] == 0, op,
                 ": block_size: expected a divisor of the ", H, " cells", f.shared ? "" : ", 1 for this cell", ", got ",
                 choice[kBlockSize]);
+    for (int64_t n : {x.size(0), B, I, H, P})  // products of two do not overflow
+      TORCH_CHECK(n <= kMaxSize, op, ": expected sizes of at most ", kMaxSize, ", got ", n);
     expect("w_ih", w_ih, {rows_from(f.first_input), I});
     if (w_hh) {
       int64_t all = P + std::max(f.fed - 1, 0) * blocks();
@@ -188,10 +195,12 @@ struct Data {
     }
     if (b_hh) expect("b_hh", *b_hh, {rows_from(f.first_bias_hh)});
     if (w_hr) expect("w_hr", *w_hr, {P, H});
-    if (unit) expect("unit", *unit, {f.parameters * H});
+    if (unit) expect("unit", *unit, {f.parameters * H}, /*may_be_wide=*/true);
     TORCH_CHECK(f.parameters == 0 || unit, op, ": unit: expected ", f.parameters, " parameters of each unit, got none");
+    unit_dtype = unit ? unit->scalar_type() : dtype;
     for (int s = 0; s < f.states; ++s) {
-      expect((state_name(f, s) + "0").c_str(), first[s], {B, width(s)});
+      expect((state_name(f, s) + "0").c_str(), first[s], {B, width(s)}, /*may_be_wide=*/true);
+      state_dtype.push_back(first[s].scalar_type());
       if (reset[s]) expect(("reset_" + state_name(f, s)).c_str(), *reset[s], {width(s)});
     }
     packed ? read_batch_sizes() : lengths.defined() ? read_lengths() : (void)(T = x.size(0));
@@ -200,12 +209,10 @@ struct Data {
       TORCH_CHECK(resets.scalar_type() == at::kBool && resets.sizes() == x.sizes().slice(0, x.dim() - 1), op,
                   ": resets: expected bool of shape ", shape_text(x.sizes().slice(0, x.dim() - 1)), ", got ",
                   resets.scalar_type(), " of shape ", shape_text(resets.sizes()));
-      TORCH_CHECK(resets.device() == x.device(), op, ": resets: expected device ", x.device(), " as x has, got ",
-                  resets.device());
+      expect_device("resets", resets);
       resets = resets.contiguous();
     }
 
-    compute = dtype == at::kDouble ? at::kDouble : at::kFloat;
     x = x.to(compute);
     if (I > 1 && x.stride(-1) != 1) x = x.contiguous();
     w_ih = dense(w_ih);
@@ -219,11 +226,15 @@ struct Data {
 
   Tensor dense(const Tensor& t) const { return t.to(compute).contiguous(); }
 
-  void expect(const char* what, const Tensor& t, at::IntArrayRef sizes) const {
+  // Beside an x in half precision, states and `unit` may be float32, which is what the kernels compute and carry.
+  void expect(const char* what, const Tensor& t, at::IntArrayRef sizes, bool may_be_wide = false) const {
     TORCH_CHECK(t.sizes() == sizes, op, ": ", what, ": expected shape ", shape_text(sizes), ", got ",
                 shape_text(t.sizes()));
-    TORCH_CHECK(t.scalar_type() == dtype, op, ": ", what, ": expected dtype ", dtype, " as x has, got ",
-                t.scalar_type());
+    TORCH_CHECK(t.scalar_type() == dtype || (may_be_wide && t.scalar_type() == compute), op, ": ", what,
+                ": expected dtype ", dtype, " as x has, got ", t.scalar_type());
+    expect_device(what, t);
+  }
+  void expect_device(const char* what, const Tensor& t) const {
     TORCH_CHECK(t.device() == x.device(), op, ": ", what, ": expected device ", x.device(), " as x has, got ",
                 t.device());
   }
@@ -241,7 +252,7 @@ struct Data {
   // In half precision the caller's `out` is rounded: h goes on behind what is saved, by place.
   bool keeps_h() const { return dtype != compute && !recomputes(); }
   Kept kept() const { return Kept(f, w_hr.has_value(), keeps_raw_cell()); }
-  int64_t saved_numbers() const { return kept().numbers(H) + keeps_h() * H; }
+  int64_t saved_numbers() const { return kept().numbers(H) + keeps_h() * P; }
   Tensor kept_h(const Tensor& saved) const { return saved.narrow(1, kept().numbers(H), P); }
 
   // With activations recomputed, the states at the ends of pieces of the sequence are all that is saved. Flat inputs do
@@ -294,10 +305,16 @@ struct Data {
       TORCH_CHECK(number[k] >= 0, op, ": numbers: expected a bound of 0 (none) or more, got ", number[k]);
     for (int k : {kSquashG, kSquashH})
       TORCH_CHECK(choice[k] >= -1 && choice[k] < kSquashes, op, ": choices: expected a nonlinearity, got ", choice[k]);
+    TORCH_CHECK(number[kEps] >= 0, op, ": eps: expected 0 or more, got ", number[kEps]);
+    TORCH_CHECK(choice[kRecompute] >= 0 && choice[kRecompute] <= kMaxSize, op, ": recompute: expected 0 to ", kMaxSize,
+                " ticks, got ", choice[kRecompute]);
     TORCH_CHECK(choice[kStream] >= 0 && choice[kStream] < (1 << 24), op, ": stream: expected 0 to 2^24 - 1, got ",
                 choice[kStream]);
-    TORCH_CHECK(!seed || (seed->scalar_type() == at::kLong && seed->numel() == 1), op,
-                ": seed: expected one int64 number, got ", seed ? shape_text(seed->sizes()) : "");
+    if (seed) {
+      TORCH_CHECK(seed->scalar_type() == at::kLong && seed->numel() == 1, op, ": seed: expected one int64 number, got ",
+                  seed->scalar_type(), " of shape ", shape_text(seed->sizes()));
+      if (!seed->is_cpu()) expect_device("seed", *seed);
+    }
     TORCH_CHECK(!w_hr || source<float>(kZoneH) == Mask<float>::kNone, op,
                 ": zoneout: expected none under a projection");
     TORCH_CHECK(f.cell || (source<float>(kZoneCell) == Mask<float>::kNone && number[kCellClip] == 0), op,
@@ -309,7 +326,7 @@ struct Data {
     if (masks[kDropWeight]) {
       TORCH_CHECK(w_hh && masks[kDropWeight]->sizes() == w_hh->sizes(), op,
                   ": weight_mask: expected the shape of w_hh");
-      *masks[kDropWeight] = dense(*masks[kDropWeight]);
+      take_mask(kDropWeight);
     }
   }
 
@@ -320,6 +337,16 @@ struct Data {
     TORCH_CHECK(m.sizes() == at::IntArrayRef(each) || (may_be_one && m.sizes() == at::IntArrayRef(one)), op,
                 ": mask: expected shape ", shape_text(each), may_be_one ? " or " + shape_text(one) : "", ", got ",
                 shape_text(m.sizes()));
+    take_mask(kind);
+  }
+
+  void take_mask(int kind) {
+    constexpr const char* kName[] = {"zoneout_mask", "zoneout_cell_mask", "recurrent_mask", "input_mask",
+                                     "weight_mask"};
+    Tensor& m = *masks[kind];
+    TORCH_CHECK(m.is_floating_point() || m.scalar_type() == at::kBool, op, ": ", kName[kind],
+                ": expected bool or a floating point dtype, got ", m.scalar_type());
+    expect_device(kName[kind], m);
     m = dense(m);
   }
 
@@ -342,7 +369,7 @@ struct Data {
 
   // Rows are walked from the longest to the shortest.
   void read_lengths() {
-    const std::vector<int64_t> n = checked_lengths(op, lengths, B, is_flat() ? -1 : x.size(0));
+    const std::vector<int64_t> n = checked_lengths(op, lengths, B, x.size(0));
     std::vector<int64_t> starts(B + 1, 0);
     for (int64_t b = 0; b < B; ++b) starts[b + 1] = starts[b] + n[b];
     TORCH_CHECK(!is_flat() || starts[B] == x.size(0), op, ": lengths: expected a sum of ", x.size(0),
@@ -721,10 +748,10 @@ void forward(int cell, Stack& stack) {
     for (int s = 0; s < f.states; ++s) r.all.push_back(s ? d.fresh_frames(d.frames_of(d.width(s))) : Tensor());
   d.compute == at::kDouble ? run_forward<double>(cell, d, save, r) : run_forward<float>(cell, d, save, r);
   if (save && d.keeps_h()) d.kept_h(r.saved).copy_(r.out.reshape({d.frames, d.P}));
-  std::vector<Tensor> results{r.out};
-  results.insert(results.end(), r.final.begin(), r.final.end());
-  for (int s = 1; s < f.states; ++s) results.push_back(all ? r.all[s] : at::empty({0}, d.options()));
-  for (auto& t : results) t = t.to(d.dtype);
+  std::vector<Tensor> results{r.out.to(d.dtype)};
+  for (int s = 0; s < f.states; ++s) results.push_back(r.final[s].to(d.state_dtype[s]));
+  for (int s = 1; s < f.states; ++s)
+    results.push_back(all ? r.all[s].to(d.dtype) : at::empty({0}, d.options().dtype(d.dtype)));
   results.push_back(r.saved);
   a.leave(std::move(results));
 }
@@ -853,26 +880,31 @@ void backward(int cell, Stack& stack) {
   TORCH_CHECK(g.saved.sizes() == at::IntArrayRef(sizes) && g.saved.scalar_type() == d.compute, d.op,
               ": saved: expected what the forward saved, ", d.compute, " of shape ", shape_text(sizes), ", got ",
               g.saved.scalar_type(), " of shape ", shape_text(g.saved.sizes()));
-  auto take = [&](const std::string& what, const std::optional<Tensor>& t, at::IntArrayRef shape) {
+  d.expect_device("saved", g.saved);
+  auto take = [&](const std::string& what, const std::optional<Tensor>& t, at::IntArrayRef shape, bool may_be_wide) {
     if (!t) return Tensor();
-    d.expect(what.c_str(), *t, shape);
+    d.expect(what.c_str(), *t, shape, may_be_wide);
     return d.dense(*t);
   };
-  g.grad_out = take("grad_out", given[0], d.frames_of(d.P));
+  g.grad_out = take("grad_out", given[0], d.frames_of(d.P), false);
   g.grad_all.resize(f.states);
   for (int s = 0; s < f.states; ++s) {
     std::string name = "grad_" + state_name(f, s);
-    g.grad_final.push_back(take(name + "_n", given[1 + s], {d.B, d.width(s)}));
-    if (s > 0) g.grad_all[s] = take(name + "_all", given[f.states + s], d.frames_of(d.width(s)));
+    g.grad_final.push_back(take(name + "_n", given[1 + s], {d.B, d.width(s)}, true));
+    if (s > 0) g.grad_all[s] = take(name + "_all", given[f.states + s], d.frames_of(d.width(s)), false);
   }
   g.saved = g.saved.contiguous();
   g.out = d.keeps_h() ? d.kept_h(g.saved).contiguous() : d.dense(g.out);
 
   d.compute == at::kDouble ? run_backward<double>(cell, d, g) : run_backward<float>(cell, d, g);
-  std::vector<Tensor> grads{g.x, g.w_ih, g.w_hh, g.b_ih, g.b_hh, g.w_hr, g.unit};
-  grads.insert(grads.end(), g.first.begin(), g.first.end());
-  grads.insert(grads.end(), g.reset.begin(), g.reset.end());
-  for (auto& t : grads) t = t.defined() ? t.to(d.dtype) : at::empty({0}, d.options().dtype(d.dtype));
+  std::vector<Tensor> grads;
+  auto give = [&](const Tensor& t, at::ScalarType dtype) {
+    grads.push_back(t.defined() ? t.to(dtype) : at::empty({0}, d.options().dtype(d.dtype)));
+  };
+  for (const Tensor& t : {g.x, g.w_ih, g.w_hh, g.b_ih, g.b_hh, g.w_hr}) give(t, d.dtype);
+  give(g.unit, d.unit_dtype);
+  for (int s = 0; s < f.states; ++s) give(g.first[s], d.state_dtype[s]);
+  for (const Tensor& t : g.reset) give(t, d.dtype);
   a.leave(std::move(grads));
 }
 
@@ -905,6 +937,7 @@ Tensor math(const Tensor& x, std::string_view word) {
 
 // The peak that benches hold rates against: GFLOP/s of independent FMAs in registers on so many threads.
 double fma_peak(int64_t threads, bool is_double) {
+  TORCH_CHECK(threads >= 1 && threads <= 1024, "rnnkernels::_fma_peak: threads: expected 1 to 1024, got ", threads);
   auto chain = is_double ? kernels<double>(current_isa()).fma_chain : kernels<float>(current_isa()).fma_chain;
   double best = 0;
   for (int repeat = 0; repeat < 5; ++repeat) {
@@ -924,9 +957,13 @@ double fma_peak(int64_t threads, bool is_double) {
 }  // namespace
 
 int64_t recompute_piece(int64_t ticks, int64_t batch, int64_t numbers) {
-  constexpr int64_t kNumbers = int64_t(1) << 20;  // what is kept of a piece: never mind less
+  for (int64_t n : {ticks, batch, numbers})
+    TORCH_CHECK(n >= 0, "rnnkernels: recompute_piece: expected sizes of 0 or more, got ", n);
+  constexpr double kNumbers = 1 << 20;  // what is kept of a piece: never mind less
   auto root = static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(ticks))));
-  return std::max<int64_t>({1, root, kNumbers / std::max<int64_t>(batch * numbers, 1)});
+  return std::max<int64_t>(
+      {1, root,
+       static_cast<int64_t>(kNumbers / std::max(static_cast<double>(batch) * static_cast<double>(numbers), 1.0))});
 }
 
 LastKernel last_kernel() {

@@ -42,7 +42,10 @@ inline at::Tensor fresh(at::IntArrayRef sizes, at::TensorOptions options) {
 template <class Real> const Real* read(const at::Tensor& t) { return t.defined() ? t.const_data_ptr<Real>() : nullptr; }
 template <class Real> Real* data(const at::Tensor& t) { return t.defined() ? t.mutable_data_ptr<Real>() : nullptr; }
 
-// Of each of B rows, at most `most` of them (-1: any number).
+// The largest size of an axis, and of a piece of a sequence: products of two of them do not overflow.
+constexpr int64_t kMaxSize = (int64_t(1) << 31) - 1;
+
+// Of each of B rows, 0 to `most` time steps.
 inline std::vector<int64_t> checked_lengths(const std::string& op, const at::Tensor& lengths, int64_t B, int64_t most) {
   TORCH_CHECK(
       lengths.dim() == 1 && lengths.scalar_type() == at::kLong && lengths.device().is_cpu() && lengths.size(0) == B, op,
@@ -51,8 +54,7 @@ inline std::vector<int64_t> checked_lengths(const std::string& op, const at::Ten
   at::Tensor dense = lengths.contiguous();
   const int64_t* n = dense.const_data_ptr<int64_t>();
   for (int64_t b = 0; b < B; ++b)
-    TORCH_CHECK(n[b] >= 0 && (most < 0 || n[b] <= most), op, ": lengths: expected 0 to ", most, " ticks, got ", n[b],
-                " for row ", b);
+    TORCH_CHECK(n[b] >= 0 && n[b] <= most, op, ": lengths: expected 0 to ", most, " ticks, got ", n[b], " for row ", b);
   return {n, n + B};
 }
 

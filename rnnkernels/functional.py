@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from . import _C, reference
-from .fused import warn_once
+from .fused import any_requires_grad, warn_once
+from .messages import shown
 from .ops import LAYERS, NTM, NTM_STEP, Layer, Machine
 from .options import GRAVES2014, PLAIN, Conventions, Options
 
@@ -35,7 +36,8 @@ def layer(
 
     Axes: T ticks, B rows of the batch, I inputs, G gates of the cell, H hidden units, P fed back (H without `w_hr`).
     All floating point tensors share one dtype (float32, float64, bfloat16 or float16; the last two are computed and
-    carried in float32) and one device. Under autocast they are cast to its dtype. Strides are free.
+    carried in float32) and one device; beside bfloat16 or float16, `states` and `unit` may be float32, and final states
+    are of the dtype of `states`. Under autocast all are cast to its dtype, except float32 states. Strides are free.
 
     Args:
         cell: one of `rnnkernels.info()["cells"]`: "lstm", "gru", "rnn_tanh", ...
@@ -67,7 +69,7 @@ def layer(
     """
     op = LAYERS.get(cell)
     if op is None:
-        raise ValueError(f"cell: expected one of {', '.join(LAYERS)}, got {cell!r}")
+        raise ValueError(f"cell: expected one of {', '.join(LAYERS)}, got {shown(cell)}")
     if not states:
         states = _zero_states(op, x, w_ih, w_hh, w_hr, batch_sizes, lengths, options.block_size)
     elif len(states) != op.states:
@@ -78,7 +80,9 @@ def layer(
         raise RuntimeError(f"reset_states: expected {op.states} for {cell}, got {len(reset_states)}")
     tensors = (x, w_ih, w_hh, b_ih, b_hh, w_hr, unit, *states, *reset_states)
     if autocasts(x):
-        tensors = _autocast(tensors, torch.get_autocast_dtype(x.device.type))
+        tensors = _autocast(tensors, torch.get_autocast_dtype(x.device.type), range(7, 7 + op.states))
+    if any_requires_grad(options.masks) and torch.is_grad_enabled():
+        raise RuntimeError("masks: expected tensors without requires_grad, since no gradient of a mask is computed")
     if not has_kernel(x):
         warn_once(f"{cell} runs in plain torch, tick by tick: this build has no kernel for device {x.device.type!r}")
         initial, resetting = tensors[7 : 7 + op.states], tensors[7 + op.states :]
@@ -91,6 +95,14 @@ def layer(
     return op(*tensors, batch_sizes, reverse, lengths, resets, *options.flat(), all_states=options.all_states)
 
 
+def packed_rows(x: Tensor, batch_sizes: Tensor) -> int:
+    """Rows of packed frames x (N,I), never more than N whatever `batch_sizes` says: the op refuses that later."""
+    if batch_sizes.dim() != 1:
+        raise RuntimeError(f"batch_sizes: expected shape (T,), got {tuple(batch_sizes.shape)}")
+    rows = int(batch_sizes[0]) if batch_sizes.size(0) else 0
+    return rows if torch.compiler.is_compiling() else max(0, min(rows, x.size(0)))
+
+
 def _zero_states(
     op: Layer,
     x: Tensor,
@@ -101,8 +113,12 @@ def _zero_states(
     lengths: Tensor | None,
     block_size: int,
 ) -> list[Tensor]:
-    flat_rows = lengths.size(0) if lengths is not None else None if batch_sizes is None else int(batch_sizes[0])
-    rows = x.size(1) if x.dim() == 3 else flat_rows
+    if x.dim() == 3:
+        rows = x.size(1)
+    elif batch_sizes is not None:
+        rows = packed_rows(x, batch_sizes)
+    else:
+        rows = 0 if lengths is None else lengths.numel()  # neither: the op says what is missing
     if w_hr is None and op.fed == 1:
         return [x.new_zeros(rows, w_hh.size(1))] * op.states
     inputs = range(op.first_input, op.gates)
@@ -127,10 +143,18 @@ def autocasts(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
-def _autocast(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    """Casts what autocast casts: floating point tensors, float64 excepted."""
-    cast = (torch.float32, torch.bfloat16, torch.float16)
-    return [t.to(dtype) if t is not None and t.dtype in cast else t for t in tensors]
+def _autocast(tensors: Sequence[Tensor | None], dtype: torch.dtype, states: range) -> list[Tensor | None]:
+    """Casts what autocast casts: floating point tensors, float64 excepted.
+
+    Float32 states, whose places are `states`, stay: rounded at every call, a state that is carried through many calls
+    stops changing, since its change at one time step is less than half a unit in its last place.
+    """
+
+    def cast(place: int, t: Tensor | None) -> Tensor | None:
+        kept = (torch.float64, torch.float32) if place in states else (torch.float64,)
+        return t.to(dtype) if t is not None and t.is_floating_point() and t.dtype not in kept else t
+
+    return [cast(place, t) for place, t in enumerate(tensors)]
 
 
 def ntm(

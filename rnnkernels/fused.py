@@ -51,6 +51,8 @@ class Fused:
     config: str
     defaults: tuple = ()
     weights: range
+    dtypes = (torch.float32, torch.float64)  # of the first tensor
+    wide: tuple[str, ...] = ()  # arguments that may be float32 beside a first tensor in half precision
 
     def register(self) -> None:
         """Tells torch all this."""
@@ -64,7 +66,7 @@ class Fused:
             (self.op, self._fake, self._vmap),
             (self.op_backward, self._backward_fake, self._backward_vmap),
         ):
-            torch.library.register_fake(op, fake)
+            torch.library.register_fake(op, functools.partial(self._checked, op, fake))
             torch.library.register_vmap(op, functools.partial(vmap, op))
         torch.library.register_autograd(
             self.op, functools.partial(self._backward, self.op_backward), setup_context=self._setup
@@ -76,7 +78,7 @@ class Fused:
             mutates_args=(),
             schema=f"(Tensor[] tensors, int[] where, Tensor[] grads, int[] arrived, {self.config}) -> Tensor[]",
         )
-        opaque.register_fake(lambda tensors, *_: [torch.empty_like(t) for t in tensors])
+        opaque.register_fake(self._double_fake)
         torch.library.register_autograd(
             self.op_backward, functools.partial(self._double_backward, opaque), setup_context=self._backward_setup
         )
@@ -154,11 +156,50 @@ class Fused:
         needs = [needs_x, *(needs_w if i in self.weights else True for i in range(1, self.tensors))]
         return [need and t is not None for need, t in zip(needs, tensors, strict=True)]
 
+    def _checked(self, op: Any, fake: Callable, *args: Any) -> tuple[Tensor, ...]:
+        """`fake(*args)`, having refused the devices and dtypes that the kernels refuse.
+
+        A tensor on the meta device among others makes torch call the fake instead of the kernel: without these checks
+        what comes back would be uninitialised memory.
+        """
+        named = [(a.name, t) for a, t in zip(op._schema.arguments, args) if isinstance(t, Tensor)]
+        first, x = next((name, t) for name, t in named if name in ("x", "parameters"))
+        if x.dtype not in self.dtypes:
+            *most, last = (str(d).removeprefix("torch.") for d in self.dtypes)
+            raise RuntimeError(f"{op.name()}: {first}: expected {', '.join(most)} or {last}, got {x.dtype}")
+        wide = torch.promote_types(x.dtype, torch.float32)
+        for name, t in named:
+            device, dtypes = x.device, (x.dtype,)
+            if name in ("batch_sizes", "lengths", "seed"):
+                dtypes = (torch.int64,)
+                if name != "seed" or t.device.type == "cpu":
+                    device = torch.device("cpu")
+            elif name == "resets":
+                dtypes = (torch.bool,)
+            elif name.endswith("_mask"):
+                dtypes = (t.dtype,) if t.is_floating_point() else (torch.bool,)
+            elif name == "saved":
+                dtypes = (wide,)
+            elif name in self.wide:
+                dtypes = (x.dtype, wide)
+            if t.device != device:
+                raise RuntimeError(f"{op.name()}: {name}: expected device {device}, got {t.device}")
+            if t.dtype not in dtypes:
+                raise RuntimeError(f"{op.name()}: {name}: expected dtype {dtypes[0]}, got {t.dtype}")
+        return fake(*args)
+
+    def _double_fake(self, tensors: Sequence[Tensor], where: Sequence[int], *rest: Any) -> list[Tensor]:
+        devices = {t.device for t in (*tensors, *rest[0])}
+        if len(devices) > 1:
+            got = " and ".join(sorted(map(str, devices)))
+            raise RuntimeError(f"rnnkernels::{self.name}_double_backward: expected tensors on one device, got {got}")
+        return [torch.empty_like(t) for t in tensors]
+
     def _backward_fake(self, *args: Any) -> tuple[Tensor, ...]:
         args = self._whole(args, self.grads + self.tensors + 2 + self.required, (True, True))
         tensors, needs_x, needs_w = args[self.grads :][: self.tensors], *args[-2:]
         return tuple(
-            tensors[0].new_empty(t.shape if given else (0,))
+            t.new_empty(t.shape) if given else tensors[0].new_empty((0,))
             for t, given in zip(tensors, self._given(tensors, needs_x, needs_w), strict=True)
         )
 
@@ -172,12 +213,11 @@ class Fused:
         _save(ctx, *tensors, output[0], output[-1])
 
     def _backward(self, backward: Callable, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved_tensors = ctx.saved_tensors
-        tensors, rest, config = _join(saved_tensors, self.tensors, 2, ctx.config)
-        out, saved = rest
+        tensors, (out, saved), config = _join(_unpack(ctx, self.tensors), self.tensors, 2, ctx.config)
         needs, flags = ctx.needs_input_grad, ctx.flags
-        if not flags[0]:
-            saved = self.op(*tensors, *config, True, *[False] * (len(flags) - 1))[-1]
+        if not flags[0] or out is None:
+            results = self.op(*tensors, *config, True, *[False] * (len(flags) - 1))
+            out, saved = results[0], results[-1]
         count = self._results(flags)
         grads = [g if k < count else None for k, g in enumerate(grads[:-1])]
         result = backward(*grads, *tensors, out, saved, *config, needs[0], any(needs[i] for i in self.weights))
@@ -302,6 +342,18 @@ def _save(ctx: Any, *tensors: Tensor | None) -> None:
     ctx.save_for_forward(*tensors)
 
 
+def _unpack(ctx: Any, count: int) -> Sequence[Tensor | None]:
+    """What `_save` kept; where the caller has since changed the result in place, None for it and for what was saved.
+
+    Only the first `count` tensors and the configuration are then read, each with autograd's own check.
+    """
+    try:
+        return ctx.saved_tensors
+    except RuntimeError:
+        kept = ctx._raw_saved_tensors
+        return [None if i in (count, count + 1) else t.unpack() for i, t in enumerate(kept)]
+
+
 def _split(args: Sequence[Any], count: int) -> tuple[Sequence[Any], Sequence[Any]]:
     return args[:count], args[count:]
 
@@ -369,5 +421,10 @@ def folded(
 
     outs = call(*(fold(t, d, axis) for t, d, axis in zip(tensors, in_dims, inputs)), *rest)
     outs = zip(outs, outputs, strict=True)
-    outs = tuple(o if axis is None else o.unflatten(axis, (o.size(axis) // size, size)) for o, axis in outs)
+    if size == 0:  # how many rows a sample has, no result tells: those of the first tensor that is batched
+        known = zip(tensors, in_dims, inputs)
+        rows = next(t.movedim(d, 0).size(axis + 1) for t, d, axis in known if None not in (axis, d))
+        outs = tuple(o if axis is None else o.unflatten(axis, (rows, 0)) for o, axis in outs)
+    else:
+        outs = tuple(o if axis is None else o.unflatten(axis, (o.size(axis) // size, size)) for o, axis in outs)
     return outs, tuple(None if axis is None else axis + 1 for axis in outputs)

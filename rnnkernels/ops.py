@@ -43,6 +43,7 @@ class Layer(Fused):
     )
     defaults = (None, False, None, None, *PLAIN.flat())
     weights = range(1, 7)
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
     def __init__(
         self,
@@ -67,6 +68,8 @@ class Layer(Fused):
         self.first_bias_ih, self.first_bias_hh, self.shared = first_bias_ih, first_bias_hh, shared
         self.tensors, self.grads = 7 + 2 * states, 2 * states
         self.register()
+        initial = [a.name for a in self.op._schema.arguments[7 : 7 + states]]  # h0, c0, ...
+        self.wide = ("unit", *initial, *(f"grad_{name.removesuffix('0')}_n" for name in initial))
 
     def __call__(self, *args: Any, all_states: bool = False) -> tuple[Tensor, ...]:
         """Runs `args` (see the class), saving for backward only what somebody may ask for.
@@ -100,8 +103,8 @@ class Layer(Fused):
             if piece == 1:
                 piece = _C.recompute_piece(ticks, batch, rows * int(hidden) + self.scales)
             return (-(-ticks // piece), batch * (states[0].size(1) + (self.states - 1) * hidden))
-        rows += half  # h before it is rounded
-        return (x.size(0) * x.size(1) if x.dim() == 3 else x.size(0), rows * hidden + self.scales)
+        numbers = rows * hidden + self.scales + half * states[0].size(1)  # with h before it is rounded
+        return (x.size(0) * x.size(1) if x.dim() == 3 else x.size(0), numbers)
 
     def _fake(self, *args: Any) -> tuple[Tensor, ...]:
         *args, save, all_states = self._whole(args, self.tensors, (False, False))

@@ -1,15 +1,18 @@
 """The one error rule, the one table of cases, and the tensors of a case: what tests, benches and `check` share."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import combinations, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._decomp import get_decompositions
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import reference
 from .ops import LAYERS
@@ -24,46 +27,169 @@ __all__ = [
     "OPTIONS",
     "STEPS",
     "Case",
+    "Expected",
     "Judged",
     "MachineCase",
     "MachineProblem",
     "Problem",
+    "Rounding",
     "assert_as_good_as",
     "cuda_path",
+    "expected",
     "fitted",
     "on",
     "pairwise",
 ]
 
 
-def assert_as_good_as(actual: Tensor, torch_own: Tensor, reference64: Tensor, label: str = "result") -> None:
-    """The error rule: max|actual - reference| <= 2 max|torch_own - reference| + 8 eps max|reference|.
+# For tests/soak_error_rule.py: what is added to the seed of every problem, and a file that gets a line for every check.
+SHIFT = int(os.environ.get("RNNKERNELS_SHIFT_SEEDS", "0"))
+RECORD = os.environ.get("RNNKERNELS_RECORD_CHECKS", "")
 
-    Twice what plain torch errs is what a different order of summation may cost; without the floor a tiny case would
-    fail by chance. bfloat16 and float16 are held against plain torch's float32 result rounded once, since torch's own
-    error there is large, and float64, which has no finer reference, against its float32 error scaled by the ratio of
-    the two eps.
+EPS = torch.finfo(torch.float32).eps  # of what the spread is computed in
+ALLOWED = 8.0  # times the spread: the largest error of some 100,000 checks was 4
+FLOOR = 8.0  # eps of the largest value
+
+# Ops that move numbers or choose among them, so that nothing is rounded. (Views are known by their schemas.)
+_EXACT = {
+    *("abs", "cat", "clamp", "clamp_max", "clamp_min", "clone", "constant_pad_nd", "copy_", "expand_copy", "fill_"),
+    *("flip", "gather", "index", "index_put", "index_select", "masked_fill", "masked_fill_", "maximum", "minimum"),
+    *("neg", "new_zeros", "relu", "repeat", "roll", "select_backward", "slice_backward", "split_copy", "stack"),
+    *("threshold_backward", "where", "zero_", "zeros_like", "_to_copy", "_unsafe_view"),
+}
+# Sums of many terms, which are rounded at every term.
+_SUMS = {"addmm", "baddbmm", "bmm", "cumsum", "dot", "mean", "mm", "mv", "sum"}
+# Ops of several steps, each of which is rounded: what cancels between them is lost.
+_aten = torch.ops.aten
+_STEPS = get_decompositions(
+    [
+        *(_aten.native_layer_norm, _aten.native_layer_norm_backward, _aten._softmax, _aten._softmax_backward_data),
+        _aten.linalg_vector_norm,
+    ]
+)
+
+
+@cache
+def _rounds(op: Any) -> str:
+    """Where an op rounds: "" nowhere, "steps" its steps, "sum" every term, "once" its result, "here" that in place."""
+    name, returns = op._schema.name.removeprefix("aten::"), op._schema.returns
+    if op in _STEPS:
+        return "steps"
+    if (
+        name in _EXACT
+        or "Tensor" not in str(op._schema).split("->")[-1]
+        or any(r.alias_info and not r.alias_info.is_write for r in returns)
+    ):
+        return ""
+    return "sum" if name in _SUMS else "here" if any(r.alias_info for r in returns) else "once"
+
+
+class Rounding(TorchDispatchMode):
+    """Within it each op on float64 tensors, those of backward too, errs as in float32: what it computes is rounded.
+
+    A sum errs by as much of the sum of its terms' magnitudes as the rounding is of the result: that is what the order
+    of summation may cost. Views and ops that only move numbers stay exact. As in any arithmetic the same numbers make
+    the same error: where they come again at every tick, those errors add up.
+
+    Args:
+        grid: float32's numbers are multiplied by it: with another, what is rounded falls elsewhere between them.
+    """
+
+    def __init__(self, grid: float = 1.0) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, how = kwargs or {}, _rounds(op)
+        if how == "steps":
+            with self:
+                return _STEPS[op](*args, **kwargs)
+        result = op(*args, **kwargs)
+        if how == "":
+            return result
+        if how == "sum" and result.dtype == torch.float64:
+            magnitudes = op(*(a.abs() if isinstance(a, Tensor) else a for a in args), **kwargs)
+            relative = self._rounded(result).sub_(result).div_(result.abs()).nan_to_num_(0.0)
+            return magnitudes.mul_(relative).add_(result)
+        if how == "here":
+            return result.copy_(self._rounded(result))
+        return self._rounded(result) if isinstance(result, Tensor) else tuple(map(self._rounded, result))
+
+    def _rounded(self, t: Any) -> Any:
+        if not isinstance(t, Tensor) or t.dtype != torch.float64:
+            return t
+        return t.float().double() if self.grid == 1.0 else (t / self.grid).float().double().mul_(self.grid)
+
+
+class Expected(NamedTuple):
+    """What a result is held against.
+
+    Attributes:
+        value: the result of the reference in float64.
+        spread: of each number, the root mean square by which it moves where every operation errs as in float32.
+    """
+
+    value: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor, samples: Tensor) -> "Expected":
+        """From the result and (S, *shape) of the same, each sample with errors of its own."""
+        value = value.detach()
+        return cls(value, (samples.detach() - value).square().mean(0).sqrt())
+
+
+def expected(run: Callable[[], Sequence[Tensor]], samples: int = 16) -> list[Expected]:
+    """What `run`'s results are held against: `run` once, and as often as there are samples within `Rounding`.
+
+    Args:
+        run: computes in float64, the gradients among its results as well; not in place on what it is called with again.
+        samples: S.
+    """
+    exact, erring = run(), []
+    for sample in range(samples):
+        with Rounding(1 + (sample + 0.5) / samples):
+            erring.append(run())
+    return [Expected.of(value, torch.stack(each)) for value, *each in zip(exact, *erring, strict=True)]
+
+
+def assert_as_good_as(actual: Tensor, expected: Expected, label: str = "result") -> None:
+    """The error rule: max|actual - value| <= 8 max(spread) + 8 eps max|value|.
+
+    The spread is a property of the problem: what errors of half a unit in the last place, at each operation of
+    the reference forward and backward, make of it. No other implementation's error is asked, since of one draw that is
+    chance. A kernel rounds at other places, in another order; so it errs by about as much, and its largest error is
+    some 1 to 4 times the largest spread. The floor is for results the reference makes in one or two operations.
+
+    The spread is float32's. float64 has no finer reference; its spread is that scaled by the ratio of the two eps.
+    bfloat16 and float16 are computed in float32 and rounded once: they may be one unit in their own last place of the
+    largest value further off.
 
     Args:
         actual: what is judged, any shape and dtype.
-        torch_own: the same from plain torch in float32, of the same inputs.
-        reference64: the same in float64.
+        expected: from `expected`, or of a `Judged`.
         label: what to call it in the message.
 
     Raises:
         AssertionError: the rule is broken, shapes differ, or a value is not finite where the reference is.
     """
-    assert actual.shape == reference64.shape, f"{label}: shape {tuple(actual.shape)}, not {tuple(reference64.shape)}"
-    assert torch_own.shape == reference64.shape, f"{label}: plain torch's shape is {tuple(torch_own.shape)}"
+    value = expected.value
+    assert actual.shape == value.shape, f"{label}: shape {tuple(actual.shape)}, not {tuple(value.shape)}"
     if actual.numel() == 0:
         return
     eps = torch.finfo(torch.promote_types(actual.dtype, torch.float32)).eps
-    own = (torch_own.to(actual.dtype).double() - reference64).abs().max().item()
-    if actual.dtype == torch.float64 and torch_own.dtype == torch.float32:
-        own *= eps / torch.finfo(torch.float32).eps
-    error = (actual.double() - reference64).abs().max().item()
-    bound = 2 * own + 8 * eps * reference64.abs().max().item()
-    assert error <= bound, f"{label}: off by {error:.2e}, allowed {bound:.2e} (plain torch is off by {own:.2e})"
+    error, largest = ((t.abs().max()).item() for t in (actual.double() - value, value))
+    spread = expected.spread.max().item() * (eps / EPS)
+    bound = ALLOWED * spread + FLOOR * eps * largest
+    if actual.dtype.itemsize < 4:
+        bound += max(
+            torch.finfo(actual.dtype).eps * 2 ** (math.frexp(largest)[1] - 1),
+            torch.finfo(actual.dtype).smallest_normal * torch.finfo(actual.dtype).eps,
+        )
+    if RECORD:
+        with open(RECORD, "a") as file:
+            print(actual.dtype, actual.numel(), error, bound, spread, eps * largest, label, sep="\t", file=file)
+    assert error <= bound < math.inf, f"{label}: off by {error:.2e}, allowed {bound:.2e} (the spread is {spread:.2e})"
 
 
 @dataclass(frozen=True)
@@ -265,20 +391,39 @@ class Judged:
         return dict(zip(self.labels(), (*(r.detach() for r in results), *gradients), strict=True))
 
     @cached_property
-    def plain(self) -> dict[str, Tensor]:
-        """`outputs_and_gradients` of plain torch in float32."""
-        return self.outputs_and_gradients(self.theirs, torch.float32)
-
-    @cached_property
     def exact(self) -> dict[str, Tensor]:
         """`outputs_and_gradients` of plain torch in float64."""
         return self.outputs_and_gradients(self.theirs, torch.float64)
+
+    @cached_property
+    def expected(self) -> dict[str, Expected]:
+        """What `outputs_and_gradients` are held against, by name; all samples are computed at once.
+
+        16 samples where there are few numbers: the spread of a single one is then known to a third. Of many the
+        largest is known from fewer.
+        """
+        samples = min(16, max(4, 2**18 // max(sum(t.numel() for t in self.tensors if t is not None), 1)))
+        generator = torch.Generator().manual_seed(0)
+
+        def moved(t: Tensor) -> Tensor:
+            by = torch.empty(samples, *t.shape, dtype=t.dtype).uniform_(1 - EPS / 2, 1 + EPS / 2, generator=generator)
+            return t.detach() * by
+
+        leaves = [None if t is None else moved(t) for t in self.tensors]
+        given = [t.requires_grad_() for t in leaves if t is not None]
+        weights = [w.double().expand(samples, *w.shape) for w in self.weights]
+        with Rounding():
+            run = torch.vmap(partial(self.run, self.theirs), tuple(None if t is None else 0 for t in leaves))
+            results = run(*leaves)
+            gradients = torch.autograd.grad(results, given, weights, allow_unused=True, materialize_grads=True)
+        erring = dict(zip(self.labels(), (*results, *gradients), strict=True))
+        return {label: Expected.of(value, erring[label]) for label, value in self.exact.items()}
 
     def check(self, function: Results, dtype: torch.dtype) -> None:
         """Holds outputs and gradients of `function` in `dtype` against the reference by the error rule."""
         for label, actual in self.outputs_and_gradients(function, dtype).items():
             assert actual.dtype == dtype, f"{self.title} {label}: {actual.dtype}, not {dtype}"
-            assert_as_good_as(actual, self.plain[label], self.exact[label], f"{self.title} {label}")
+            assert_as_good_as(actual, self.expected[label], f"{self.title} {label}")
 
 
 class Problem(Judged):
@@ -288,7 +433,7 @@ class Problem(Judged):
         cell: a name in `rnnkernels.info()["cells"]`.
         case: sizes and options, that `cell` can have.
         dtype: in which the values are exact.
-        seed: of the random numbers.
+        seed: of the random numbers, to which $RNNKERNELS_SHIFT_SEEDS is added.
 
     Attributes:
         tensors: x, w_ih, w_hh, b_ih, b_hh, w_hr, unit, *states of `rnnkernels.functional.layer`, None where absent; and
@@ -301,7 +446,7 @@ class Problem(Judged):
     """
 
     def __init__(self, cell: str, case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed + SHIFT)
 
         def draw(*shape: int, scale: float = 1.0) -> Tensor:
             values = torch.empty(shape, dtype=torch.float64).uniform_(-scale, scale, generator=generator)
@@ -418,7 +563,7 @@ class MachineProblem(Judged):
     """
 
     def __init__(self, case: MachineCase, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed + SHIFT)
 
         def draw(*shape: int, scale: float = 1.0) -> Tensor:
             values = torch.empty(shape, dtype=torch.float64).uniform_(-scale, scale, generator=generator)

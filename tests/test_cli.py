@@ -55,4 +55,4 @@ def test_bad_usage(arguments):
 
 def test_demo_refuses_a_folder_that_is_not_there(tmp_path):
     done = run("demo", "--out", str(tmp_path / "nowhere" / "demo.png"))
-    assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 1 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1

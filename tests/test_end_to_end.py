@@ -53,7 +53,7 @@ SHARED = {
     "cell_clip": {"cell_clip": 0.5},
     "gradient_clip": {"gradient_clip": 0.01},
     "forget_bias": {"forget_bias": 1.0},
-    "recompute": {"activations": "recompute"},
+    "recompute": {"recompute": True},
     "lengths": {},
     "resets": {},
     "learned resets": {"learn_reset_state": True},

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 
 import rnnkernels as rk
 from rnnkernels import functional, modules, reference
-from rnnkernels.testing import assert_as_good_as
+from rnnkernels.testing import assert_as_good_as, expected
 
 LAYERS = [k for k in vars(rk).values() if isinstance(k, type) and issubclass(k, modules.recurrent.Recurrent)]
 CELLS = [k for k in vars(rk).values() if isinstance(k, type) and issubclass(k, modules.cells.RecurrentCell)]
@@ -110,12 +110,11 @@ def everything(module, x, hx, dtype):
 
 def assert_equal(ours, theirs, x, hx):
     """Numbers and gradients by the error rule, against torch.nn in float64."""
-    actual = everything(ours, x, hx, torch.float32)
-    own = everything(theirs, x, hx, torch.float32)
-    exact = everything(copy.deepcopy(theirs).double(), x, hx, torch.float64)
-    for group in zip(actual, own, exact, strict=True):
-        for i, (a, o, e) in enumerate(zip(*group, strict=True)):
-            assert_as_good_as(a, o, e, f"{i}")
+    results, gradients = everything(ours, x, hx, torch.float32)
+    exact = copy.deepcopy(theirs).double()
+    wanted = expected(lambda: sum(map(list, everything(exact, x, hx, torch.float64)), []))
+    for i, (a, e) in enumerate(zip([*results, *gradients], wanted, strict=True)):
+        assert_as_good_as(a, e, f"{i}")
 
 
 @pytest.mark.parametrize("ours, theirs, options", list(constructor_combinations()))

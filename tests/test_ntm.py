@@ -15,7 +15,7 @@ import rnnkernels as rk
 from rnnkernels import functional, reference
 from rnnkernels.modules.ntm import PRESETS
 from rnnkernels.options import Conventions
-from rnnkernels.testing import MACHINES, STEPS, MachineCase, MachineProblem, assert_as_good_as
+from rnnkernels.testing import MACHINES, STEPS, Expected, MachineCase, MachineProblem, assert_as_good_as
 
 F64 = torch.float64
 OPS = {False: functional.ntm, True: functional.ntm_step}
@@ -46,21 +46,18 @@ def each(cases, every=4):
 
 @functools.cache
 def problems_of(case):
-    problems = [MachineProblem(case, seed) for seed in range(4)]
-    assert all(p.plain and p.exact for p in problems)  # computed here, on one thread
+    problems = [MachineProblem(case, seed) for seed in range(2)]
+    assert all(p.expected for p in problems)  # computed here, on one thread
     return problems
 
 
 @each([*MACHINES, *STEPS])
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["float32", "float64"])
 def test_error_rule(case, dtype, isa, poison):
-    """Over several problems: a gradient of few numbers errs by chance."""
     problems = problems_of(case)
     torch.set_num_threads(2)
-    ours = [p.outputs_and_gradients(function(case), dtype) for p in problems]
-    for label in ours[0]:
-        own, exact = (torch.stack([getattr(p, kind)[label] for p in problems]) for kind in ("plain", "exact"))
-        assert_as_good_as(torch.stack([o[label] for o in ours]), own, exact, f"{case} {label}")
+    for problem in problems:
+        problem.check(function(case), dtype)
 
 
 DIFFERENTIABLE = [
@@ -135,7 +132,7 @@ import re, torch, rnnkernels as rk
 T, B = 10_000, 16
 def peak():  # MiB
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
-ntm = rk.NTM(9, 8, controller_size=20, activations="recompute")
+ntm = rk.NTM(9, 8, controller_size=20, recompute=True)
 x = torch.zeros(T, B, 9)
 y = ntm(x[:50])[0]
 y.sum().backward()
@@ -192,22 +189,31 @@ def test_extremes_are_finite(N, M, guard, isa):
 
 @pytest.mark.parametrize("N, M", [(1, 1), (5, 1), (33, 6), (128, 20)])
 def test_extremes_as_good_as_plain_torch(N, M, isa):
-    """Where float64 is finite, by the error rule over all problems, for a single one errs by chance."""
+    """Where float64 is finite, and so is its spread."""
     case = MachineCase(0, 8, 0, 0, 0, N, M, conventions=Conventions(layers=0, activated=True))
-    found = {}
-    for seed in range(60):
+    for seed in range(20):
         problem = MachineProblem(case, seed)
         problem.tensors = extreme(case, seed)
         for head in range(2):  # a greater strength chooses among rows alike in direction by their rounding errors
             problem.tensors[0][:, head * case.conventions.head_size(M, False) + M].clamp_(max=10)
         for label, ours in problem.outputs_and_gradients(functional.ntm_step, torch.float32).items():
-            plain, exact = problem.plain[label], problem.exact[label]
-            where = exact.isfinite() & plain.isfinite()
-            parts = [t[where].double() for t in (ours, plain, exact)]
-            found.setdefault(label, []).append(torch.stack(parts))
-    for label, parts in found.items():
-        ours, plain, exact = torch.cat(parts, 1)
-        assert_as_good_as(ours.float(), plain.float(), exact, label)
+            expected = problem.expected[label]
+            where = expected.value.isfinite() & expected.spread.isfinite()
+            assert_as_good_as(ours[where], Expected(*(t[where] for t in expected)), f"{label}, seed {seed}")
+
+
+@quiet
+def test_derivatives_of_extremes_in_plain_torch_are_finite():
+    """The reference is the kernels' second derivative: a strength of 200 is none that overflows."""
+    problem = MachineProblem(step_of(SMALL))
+    problem.tensors[0] = problem.tensors[0] * 100
+    parameters, *others = (t.float() for t in problem.tensors)
+    parameters.requires_grad_()
+    for function in (functional.ntm_step, reference.ntm.step):
+        results = problem.run(function, parameters, *others)
+        grads = torch.autograd.grad([r.sum() for r in results], [parameters], create_graph=True)
+        second = torch.autograd.grad(grads[0].square().sum(), parameters)
+        assert all(t.isfinite().all() for t in (*results, *grads, *second))
 
 
 @quiet
@@ -587,7 +593,7 @@ def test_a_checkpoint_that_is_none_is_refused():
     ({"memory_rows": 0}, ValueError, "memory_rows: expected an integer of at least 1, got 0"),
     ({"read_heads": 0, "write_heads": 0}, ValueError, "expected at least one head, got none"),
     ({"order": "later"}, ValueError, "order: expected 'read_first', 'write_first' or 'interleaved', got 'later'"),
-    ({"head_clip": -1}, ValueError, "head_clip: expected 0 or more, got -1"),
+    ({"head_clip": -1}, ValueError, "head_clip: expected a finite number of at least 0, got -1"),
     ({"memory": "learned"}, TypeError, "NTM: expected no argument memory"),
 ], ids=lambda v: v if isinstance(v, str) else "")  # fmt: skip
 def test_constructor_messages(arguments, error, message):
@@ -605,7 +611,7 @@ X = torch.zeros(3, 2, 4, dtype=F64)
     (lambda n: n(X[:0]), RuntimeError, "input: expected at least one tick"),
     (lambda n: n(X, lengths=[3]), ValueError, r"lengths: expected shape \(2,\)"),
     (lambda n: n(X, lengths=[4, 1]), RuntimeError, "lengths: expected 0 to 3 ticks, got 4"),
-    (lambda n: n(X, n.initial_state(3)), RuntimeError, r"memory: expected shape \(2, 6, 5\)"),
+    (lambda n: n(X, n.initial_state(3)), RuntimeError, r"memory0: expected shape \(2, 6, 5\)"),
     (lambda n: n(X, "state"), RuntimeError, "state: expected an NTMState"),
 ], ids=lambda v: v if isinstance(v, str) else "")  # fmt: skip
 def test_forward_messages(call, error, message):
@@ -620,9 +626,9 @@ def test_forward_messages(call, error, message):
     (2, torch.zeros(3, 3), "w_heads: expected shape"),
     (4, torch.zeros(2, 9), "w_out: expected shape"),
     (6, torch.zeros(1, 5, 3), "h0: expected shape"),
-    (8, torch.zeros(2, 5, 2, dtype=F64), "memory: expected dtype"),
-    (9, torch.zeros(2, 2, 2), "reads: expected shape"),
-    (10, torch.zeros(2, 2, 6), "weightings: expected shape"),
+    (8, torch.zeros(2, 5, 2, dtype=F64), "memory0: expected dtype"),
+    (9, torch.zeros(2, 2, 2), "reads0: expected shape"),
+    (10, torch.zeros(2, 2, 6), "weightings0: expected shape"),
 ], ids=lambda v: v if isinstance(v, str) else "")  # fmt: skip
 def test_op_messages(place, tensor, message):
     problem = MachineProblem(SMALL)

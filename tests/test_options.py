@@ -9,7 +9,7 @@ from torch.autograd import grad
 from rnnkernels import functional, reference
 from rnnkernels.options import PLAIN, Masks, Options
 from rnnkernels.reference import STATES
-from rnnkernels.testing import Case, Problem, assert_as_good_as, fitted
+from rnnkernels.testing import Case, Problem, assert_as_good_as, expected, fitted
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -84,23 +84,20 @@ def test_rows_and_episodes_are_as_if_alone(cell, layout, reverse, resets):
     problem = Problem(
         cell, small(cell, layout=layout, reverse=reverse, resets=resets, options=Options(all_states=True))
     )
-    own, exact = (
-        problem.outputs_and_gradients(by_episodes(reference.layer), dtype) for dtype in (torch.float32, torch.float64)
-    )
+    exact = problem.outputs_and_gradients(by_episodes(reference.layer), torch.float64)
     for layer, dtype in ((functional.layer, torch.float32), (reference.layer, torch.float64)):
         for label, value in problem.outputs_and_gradients(layer, dtype).items():
-            assert_as_good_as(value, own[label], exact[label], f"{layer.__module__} {label}")
+            wanted = problem.expected[label]._replace(value=exact[label])
+            assert_as_good_as(value, wanted, f"{layer.__module__} {label}")
 
 
 @every_cell
 @both_ways
 def test_resets_of_dense_rows(cell, reverse):
     problem = Problem(cell, small(cell, reverse=reverse, resets=True))
-    own, exact = (
-        problem.outputs_and_gradients(by_episodes(reference.layer), dtype) for dtype in (torch.float32, torch.float64)
-    )
+    exact = problem.outputs_and_gradients(by_episodes(reference.layer), torch.float64)
     for label, value in problem.outputs_and_gradients(functional.layer, torch.float32).items():
-        assert_as_good_as(value, own[label], exact[label], label)
+        assert_as_good_as(value, problem.expected[label]._replace(value=exact[label]), label)
     if not reverse:  # nothing before the first tick survives a reset there
         problem.resets[0] = True
         assert not problem.outputs_and_gradients(functional.layer, torch.float32)["grad_h0"].any()
@@ -134,12 +131,10 @@ def test_all_states_are_the_final_states_of_every_part(cell, reverse):
     sequences = [results[0], *results[1 + len(states) :]]
     for t in range(6):
         part = slice(5 - t, None) if reverse else slice(t + 1)
-        own, exact = (
-            problem.run(reference.layer, x[part], *others)[1 : 1 + len(states)]
-            for x, *others in (floats(problem), floats(problem, torch.float64))
-        )
-        for name, sequence, *final in zip(states, sequences, own, exact, strict=True):
-            assert_as_good_as(sequence[5 - t if reverse else t], *final, f"{name} at {t}")
+        x, *others = floats(problem, torch.float64)
+        finals = expected(lambda x=x[part], o=others: problem.run(reference.layer, x, *o)[1 : 1 + len(states)])
+        for name, sequence, final in zip(states, sequences, finals, strict=True):
+            assert_as_good_as(sequence[5 - t if reverse else t], final, f"{name} at {t}")
 
 
 # -- what is remembered ------------------------------------------------------------------------------------------------
@@ -209,12 +204,13 @@ def test_zoneout_of_everything_keeps_everything(cell, isa):
 def test_zoneout_in_evaluation_is_the_mean_over_all_masks_of_a_tick(cell):
     """One tick is linear in its mask, and so exactly the mean of both."""
     p, problem = 0.25, Problem(cell, small(cell, T=1, options=Options(zoneout=0.25)))
-    expected = problem.outputs_and_gradients(functional.layer, torch.float32)["out"]
+    ours = problem.outputs_and_gradients(functional.layer, torch.float32)["out"]
+    wanted = problem.expected["out"]
     old, new = (
         problem.run(functional.layer, *floats(problem, torch.float64))[0]
         for problem.options in [problem.options._replace(masks=Masks(torch.full((1, 4, 10), z))) for z in (1.0, 0.0)]
     )
-    assert_as_good_as(expected, problem.plain["out"], p * old + (1 - p) * new)
+    assert_as_good_as(ours, wanted._replace(value=p * old + (1 - p) * new))
 
 
 @with_a_cell_state
@@ -387,19 +383,16 @@ def test_export_with_options(cell):
 def test_layer_normalisation_of_a_large_mean_and_a_small_variance(cell, what, isa):
     """The products' mean is some hundred times their deviation: the mean of squares less the square loses everything.
 
-    One tick, since whatever is lost here grows from tick to tick, and many problems side by side.
+    One tick, since whatever is lost here grows from tick to tick.
     """
-    sides = [], [], []
     for seed in range(30):
         problem = Problem(cell, Case(1, 8, 6, 65), seed=seed)
         problem.tensors[what] = (problem.tensors[what] * 8).round() / 256 + 1
         for i in (0, 7):  # few bits, so that the products themselves are exact
             problem.tensors[i] = (problem.tensors[i].abs() * 16).round() / 16
-        sides[0].append(problem.run(functional.layer, *floats(problem)))
-        sides[1].append(problem.run(reference.layer, *floats(problem)))
-        sides[2].append(problem.run(reference.layer, *floats(problem, torch.float64)))
-    for n in range(len(sides[0][0])):
-        assert_as_good_as(*(torch.stack([results[n] for results in side]) for side in sides), f"result {n}")
+        ours = problem.run(functional.layer, *floats(problem))
+        for actual, (label, wanted) in zip(ours, problem.expected.items()):
+            assert_as_good_as(actual, wanted, f"{label}, seed {seed}")
 
 
 @every_cell

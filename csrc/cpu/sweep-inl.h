@@ -458,6 +458,7 @@ template <class Real> struct BackwardSpace {
   // Right sides of the weight gradients, kDepth frames of each: what the products of the forward read.
   Columns<Real> columns_x, columns_fed, columns_unit;
   Real *panels_x, *panels_fed[kMaxStates], *panels_operand[kMaxStages + 1];
+  const Real** frame_rows;    // (threads, 2 + states that feed back, kDepth): rows of frames; 15 kB, a lot for a stack
   Real *masked_x, *masked_h;  // kDepth frames as the products read them, where they are masked
   Real* zeros;
   Real* thread_base;
@@ -512,6 +513,7 @@ template <class Real> struct BackwardSpace {
       for (int s = 0; s < fed_n; ++s) panels_fed[s] = arena.take<Real>(columns_fed.padded() * kDepth);
       for (int s = 1; s < f.stages + (c.w_hr != nullptr); ++s)
         panels_operand[s] = arena.take<Real>(columns_unit.padded() * kDepth);
+      frame_rows = arena.take<const Real*>((2 + fed_n) * kDepth * plan.threads());
       masked_x = arena.take_if<Real>(c.masks[kDropInput].on(), kDepth * ld_x);
       masked_h = arena.take_if<Real>(c.masks[kDropFed].on(), kDepth * ld_h);
     }
@@ -856,14 +858,15 @@ template <class Real> class Backward {
   void grad_weights(int64_t first_tick, int64_t last_tick) {
     int64_t frames = c_.time.frame(last_tick) - first_frame_;
     const bool projects = c_.w_hr != nullptr;
+    const Real** x = m_.frame_rows + thread_ * (2 + fed_) * kDepth;
+    const Real **kept = x + kDepth, **fed = kept + kDepth;
     for (int64_t at = 0; at < frames; at += kDepth) {
       int64_t depth = min_of(kDepth, frames - at);
-      const Real *x[kDepth], *fed[kMaxStates][kDepth], *kept[kDepth];
       over_frames(first_tick, at, at + depth, [&](int64_t i, int64_t t, int64_t b) {
         int64_t k = i - at;
         x[k] = m_.masked_x ? m_.masked_x + k * m_.ld_x : c_.x_at(t, b);
         for (int s = 0; s < fed_; ++s)
-          fed[s][k] = s == 0 && m_.masked_h ? m_.masked_h + k * m_.ld_h : state_before(s, t, b);
+          fed[s * kDepth + k] = s == 0 && m_.masked_h ? m_.masked_h + k * m_.ld_h : state_before(s, t, b);
         kept[k] = c_.saved + (first_frame_ + i) * c_.saved_numbers;
         if (k % threads_ != thread_ || !(m_.masked_x || m_.masked_h)) return;
         int64_t row = c_.time.caller(b);
@@ -878,7 +881,7 @@ template <class Real> class Backward {
       });
       if (m_.masked_x || m_.masked_h) meeting_.all();
       pack_frames(x, 0, depth, m_.columns_x, m_.panels_x);
-      for (int s = 0; s < fed_; ++s) pack_frames(fed[s], 0, depth, m_.columns_fed, m_.panels_fed[s]);
+      for (int s = 0; s < fed_; ++s) pack_frames(fed + s * kDepth, 0, depth, m_.columns_fed, m_.panels_fed[s]);
       for (int s = 1; s < f_.stages; ++s)
         if (f_.has_product(s))
           pack_frames(kept, kept_.operand(f_, s) * c_.hidden, depth, m_.columns_unit, m_.panels_operand[s]);

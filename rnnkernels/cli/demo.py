@@ -29,9 +29,9 @@ SIDES = ("torch.nn", "rnnkernels")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The demo's arguments."""
-    from . import positive
+    from . import positive, seed
 
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the split and the order of the images")
+    parser.add_argument("--seed", type=seed, default=0, help="of the weights, the split and the order of the images")
     parser.add_argument("--epochs", type=positive, default=20, help="passes over the training images")
     parser.add_argument("--seconds", type=positive, default=75, help="no new epoch of a layer is begun after so long")
     parser.add_argument("--hidden", type=positive, default=128, help="hidden units of each of the two layers")
@@ -184,12 +184,29 @@ def learn_to_copy(args: argparse.Namespace, progress: Any) -> str | None:
     return None
 
 
+def picture(name: str, path: Path) -> None:
+    """Raises ValueError or OSError where no picture could be written, before anything has been learned to be drawn."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{name}: a file in a folder that exists expected, found {path}")
+    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix and path.suffix[1:].lower() not in kinds:
+        raise ValueError(f"{name}: a picture expected ({', '.join(kinds)}), found {path}")
+    created = not path.exists()
+    path.open("ab").close()
+    if created:
+        path.unlink()
+
+
 def draw(results: list[Result], title: str, path: Path) -> None:
     """The loss curves of both sides, one panel for each kind of layer, and the times."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+
+    from ..training.pictures import save
 
     look = {"torch.nn": {"color": "#f0a35e", "linewidth": 4}, "rnnkernels": {"color": "#1f4e79", "linewidth": 1.2}}
     figure, panels = pyplot.subplots(1, len(results) + 1, figsize=(5 * (len(results) + 1), 4.2), layout="constrained")
@@ -208,20 +225,17 @@ def draw(results: list[Result], title: str, path: Path) -> None:
     panels[-1].margins(y=0.15)
     panels[-1].legend()
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
     pyplot.close(figure)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains, prints the table, writes the pictures; 1 if the sides disagree or the machine cannot copy."""
-    from . import lacks
+    from . import require
 
-    if lacks("demo", {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}):
-        return 2
+    require({"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"})
     for name, path in (("--out", args.out), ("--ntm-out", args.ntm_out)):
-        if not path.absolute().parent.is_dir():
-            print(f"rnnkernels demo: {name}: a file in a folder that exists expected, found {path}", file=sys.stderr)
-            return 2
+        picture(name, path)
     from tqdm import tqdm
 
     from .. import get_isa

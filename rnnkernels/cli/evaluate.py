@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    from . import positive, sizes
+    from . import positive, seed, sizes
 
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a run of `train`")
     parser.add_argument("--sequences", type=positive, default=640, help="of each size")
-    parser.add_argument("--seed", type=int, default=0, help="of the sequences")
+    parser.add_argument("--seed", type=seed, default=0, help="of the sequences")
     parser.add_argument(
         "--test",
         action="append",
@@ -35,19 +34,18 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ..training import Training
+    from ..training.files import finite
+    from . import known
 
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    try:
-        training = Training.load(args.folder)
-        tests = args.test or [{}, *training.task.tests]
-        scores = [training.evaluate(args.sequences, args.seed, **test).as_dict() for test in tests]
-    except ValueError as error:
-        print(f"rnnkernels evaluate: {error}", file=sys.stderr)
-        return 2
+    training = Training.load(args.folder)
+    tests = known(args.test or [{}, *training.task.tests], training.task)
+    scores = [training.evaluate(args.sequences, args.seed, **test).as_dict() for test in tests]
     if args.json:
         found = [{"sizes": test, **score} for test, score in zip(tests, scores)]
         facts = {"run": str(args.folder), "config": training.config.as_dict(), "learned_from": training.sequences}
-        print(json.dumps({**facts, "sequences": args.sequences, "seed": args.seed, "scores": found}, indent=1))
+        found = {**facts, "sequences": args.sequences, "seed": args.seed, "scores": finite(found)}
+        print(json.dumps(found, indent=1, allow_nan=False))
         return 0
     heads = {"loss": "bits lost", "errors": "wrong bits", "right": "right, %", "optimal": "best possible"}
     print(f"{training.config.task}, {training.config.model}, after {training.sequences:,} sequences; per sequence:")

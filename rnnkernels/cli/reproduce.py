@@ -1,7 +1,7 @@
 """Repeat papers' experiments and set their figures beside what is measured here: docs/REPRODUCTION.md.
 
 Every entry has a time limit of its own and can be run alone, one variant of its protocol too: `entry/variant`. Results
-are appended to docs/reproduction/<entry>.json, also by a run ended with Ctrl-C: its finished trials count. Ends with
+are appended to docs/reproduction/<entry>.json as trials end: what had finished counts, however a run ends. Ends with
 status 1 if a gate is not met or a trial raises.
 """
 
@@ -10,13 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from ..training.files import alone, check_folder, finite, replace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    from . import assignment, positive
+    from . import assignment, positive, seed
 
     parser.add_argument(
         "entries", nargs="*", metavar="entry", help="names, or entry/variant; none: all that can be run"
@@ -26,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=positive, help="of each variant (default: the entry's own)")
     parser.add_argument("--cap", type=positive, help="sequences of a trial at most (default: the entry's own)")
     parser.add_argument("--seconds", type=positive, help="time limit of each entry (default: its own)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first trial; the next ones count up")
+    parser.add_argument("--seed", type=seed, default=0, help="of the first trial; the next ones count up")
     parser.add_argument("--jobs", "--threads", type=positive, default=2, help="trials at a time, one thread each")
     parser.add_argument(
         "--data", type=Path, help="folder with the files of MNIST or IMDB, for the entries that need it"
@@ -61,6 +64,10 @@ def _chosen(args: argparse.Namespace) -> list[tuple[Any, list[Any]]]:
     result = []
     for name, variants in asked.items():
         if args.set:
+            try:
+                json.dumps(dict(args.set))
+            except TypeError as error:
+                raise ValueError(f"--set: a number, a word, or lists of them expected, found {error}") from None
             if unknown := {option for option, _ in args.set} - set(ENTRIES[name].options):
                 options = ", ".join(ENTRIES[name].options)
                 raise ValueError(f"--set: an option of {name} ({options}) expected, found {', '.join(unknown)}")
@@ -94,9 +101,39 @@ def write_page(out: Path) -> Path:
     from ..experiments.report import render
 
     path = out / "REPRODUCTION.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(ENTRIES.values(), out / "reproduction"), encoding="utf-8")
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out):
+        replace(path, render(ENTRIES.values(), out / "reproduction").encode())
     return path
+
+
+def _check(out: Path) -> None:
+    """Raises ValueError or OSError where what is to be found could not be kept, before anything is looked for."""
+    from ..experiments import ENTRIES
+    from ..experiments.runner import load
+
+    for folder in (out, out / "reproduction"):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--out: a folder expected, found the file {folder}")
+        check_folder(folder)
+    if (out / "REPRODUCTION.md").is_dir():
+        raise ValueError(f"--out: a file expected, found the folder {out / 'REPRODUCTION.md'}")
+    for name in ENTRIES:  # the page needs them all
+        load(out / "reproduction" / f"{name}.json")
+
+
+def _rescue(found: Any, path: Path) -> str:
+    """What to say of a run that could not be kept where it belongs; it is left with other temporary files."""
+    from . import one_line
+
+    trouble = f"{one_line(found.unkept)}; not kept in {path}"
+    try:
+        handle, name = tempfile.mkstemp(prefix=f"rnnkernels-{found.entry.name}-", suffix=".json")
+        with open(handle, "w") as file:
+            json.dump({"entry": found.entry.name, "runs": [finite(found.as_dict())]}, file, allow_nan=False)
+        return f"{trouble} but in {name}"
+    except OSError as error:
+        return f"{trouble}, nor elsewhere: {one_line(error)}"
 
 
 def _measure(entry: Any, variants: list[Any], args: argparse.Namespace) -> Any:
@@ -104,8 +141,10 @@ def _measure(entry: Any, variants: list[Any], args: argparse.Namespace) -> Any:
     from tqdm import tqdm
 
     from ..experiments.report import summary
-    from ..experiments.runner import append, run
+    from ..experiments.runner import keep, run
+    from . import one_line
 
+    path = args.out / "reproduction" / f"{entry.name}.json"
     trials, cap, seconds = args.trials or entry.trials, args.cap or entry.cap, args.seconds or entry.seconds
     total, count = trials * len(variants), {"solved": 0, "ended": 0}
     shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
@@ -123,10 +162,20 @@ def _measure(entry: Any, variants: list[Any], args: argparse.Namespace) -> Any:
         def moved(part: float) -> None:
             progress.update(min(part, total - progress.n))
 
-        found = run(entry, variants, trials, cap, args.seed, seconds, args.jobs, args.data, moved, told)
+        def kept(found: Any) -> None:
+            if not any(found.found.values()):
+                return
+            try:
+                keep(path, found)
+            except (OSError, ValueError) as error:
+                if found.unkept is None:
+                    progress.write(f"{entry.name}: not kept, to be tried again: {one_line(error)}", file=sys.stderr)
+                raise
+
+        found = run(entry, variants, trials, cap, args.seed, seconds, args.jobs, args.data, moved, told, kept)
         progress.n = round(progress.n, 3)
-    if any(found.found.values()):
-        append(args.out / "reproduction" / f"{entry.name}.json", found)
+    if found.unkept:
+        found.errors.append(_rescue(found, path))
     for name, outcomes in found.found.items():
         if outcomes:
             row = summary(outcomes)
@@ -139,7 +188,7 @@ def _measure(entry: Any, variants: list[Any], args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Runs what was asked for and writes the page; 1 if a gate is not met or a trial raised, 130 if interrupted."""
-    from . import lacks
+    from . import require
 
     if args.list:
         _list()
@@ -147,14 +196,10 @@ def run(args: argparse.Namespace) -> int:
     if args.render:
         print(write_page(args.out))
         return 0
-    try:
-        chosen = _chosen(args)
-    except ValueError as error:
-        print(f"rnnkernels reproduce: {error}", file=sys.stderr)
-        return 2
-    packages = {"tqdm": "tqdm"} | ({"sklearn": "scikit-learn"} if any("digits" in e.name for e, _ in chosen) else {})
-    if lacks("reproduce", packages):
-        return 2
+    chosen = _chosen(args)
+    digits = {"sklearn": "scikit-learn"} if any("digits" in entry.name for entry, _ in chosen) else {}
+    require({"tqdm": "tqdm"} | digits)
+    _check(args.out)
     trouble, interrupted = [], False
     for entry, variants in chosen:
         found = _measure(entry, variants, args)
@@ -165,9 +210,9 @@ def run(args: argparse.Namespace) -> int:
                   f"{entry.gate.text}")  # fmt: skip
         if interrupted := found.interrupted:
             break
-    print(f"page: {write_page(args.out)}")
     for line in trouble:
         print(f"rnnkernels reproduce: {line}", file=sys.stderr)
+    print(f"page: {write_page(args.out)}")
     if interrupted:
         print("interrupted: what had finished is kept", file=sys.stderr)
         return 130

@@ -29,7 +29,7 @@ WORDS = {
     "controller": "lstm or feedforward",
     "preset": "conventions: graves2014, collier2018 or pytorch-ntm",
     "memory_init": "what the memory holds at first",
-    "activations": "save, or recompute: less memory, more time",
+    "recompute": "compute again in backward what forward would save: less memory, more time",
 }
 # fields of `training.Config`
 LEARNING = {
@@ -111,26 +111,21 @@ def configured(args: argparse.Namespace, base: Any) -> Any:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains under a progress bar; 1 if the loss became infinite, 130 if interrupted."""
-    from . import lacks
+    """Trains under a progress bar; 130 if interrupted, once the run is saved."""
+    from . import require
 
-    if lacks("train", {"tqdm": "tqdm"}):
-        return 2
+    require({"tqdm": "tqdm"})
     from tqdm import tqdm
 
     from ..tasks.networks import weights
     from ..training import CONVERGED, Config, Store, paper, train
 
-    try:
-        start, config = 0, configured(args, paper(args.task, args.paper) if "paper" in args else Config(args.task))
-        folder = args.out or Path("runs") / f"{args.task}-{config.model}-{config.seed}"
-        if args.resume:
-            state = Store(folder).load()
-            start, config = state["sequences"], configured(args, Config(**state["config"]))
-        parameters = weights(config.make_model())
-    except ValueError as error:
-        print(f"rnnkernels train: {error}", file=sys.stderr)
-        return 2
+    start, config = 0, configured(args, paper(args.task, args.paper) if "paper" in args else Config(args.task))
+    folder = args.out or Path("runs") / f"{args.task}-{config.model}-{config.seed}"
+    if args.resume:
+        state = Store(folder).load()
+        start, config = state["sequences"], configured(args, state["config"])
+    parameters = weights(config.make_model())
     print(f"{config.task}, {config.model}: {parameters:,} parameters; run: {folder}")
     shown: dict[str, str] = {}
     interval = 0.2 if sys.stderr.isatty() else 30
@@ -156,16 +151,11 @@ def run(args: argparse.Namespace) -> int:
                 told=told,
             )
             going(training.sequences)
-        except (ValueError, FloatingPointError, KeyboardInterrupt) as error:
-            trouble = error
-        else:
-            trouble = None
-    if isinstance(trouble, KeyboardInterrupt):
+        except KeyboardInterrupt:
+            training = None
+    if training is None:
         print(f"interrupted: {folder} is saved, --resume goes on", file=sys.stderr)
         return 130
-    if trouble:
-        print(f"rnnkernels train: {trouble}", file=sys.stderr)
-        return 2 if isinstance(trouble, ValueError) else 1
     when = f"after {training.converged:,}" if training.converged else "not"
     print(f"{training.sequences:,} sequences; below {CONVERGED} wrong bits per sequence: {when}")
     return 0

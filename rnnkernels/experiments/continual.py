@@ -62,9 +62,9 @@ def adam_gate(outcomes: Mapping[str, list[Outcome]]) -> list[str]:
             share = o.figures.get("outer T or P right, %")
             if share is None:
                 trouble.append(f"{name}, seed {o.seed}: not finished")
-            elif name == "forget gates" and share <= 95:
+            elif name == "forget gates" and not share > 95:
                 trouble.append(f"{name}, seed {o.seed}: more than 95 % expected, found {share:.1f} %")
-            elif name == "no forget gates" and share >= 70:
+            elif name == "no forget gates" and not share < 70:
                 trouble.append(f"{name}, seed {o.seed}: less than 70 % expected, found {share:.1f} %")
     return trouble
 

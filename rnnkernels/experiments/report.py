@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
 from .entry import Entry, Outcome
-from .runner import judge, load
+from .runner import judge, load, outcomes
 
 __all__ = ["render", "summary"]
 
@@ -29,10 +30,6 @@ def _number(value: float) -> str:
     if abs(value) >= 100 or float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
-
-
-def _outcomes(trials: Iterable[Mapping[str, Any]]) -> list[Outcome]:
-    return [Outcome(**trial) for trial in trials]
 
 
 def latest(entry: Entry, runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -66,9 +63,12 @@ def summary(found: list[Outcome]) -> dict[str, str]:
     names = dict.fromkeys(name for o in found for name in o.figures)
     further = []
     for name in names:
-        values = [o.figures[name] for o in found if name in o.figures]
-        spread = f" ({_number(min(values))} to {_number(max(values))})" if min(values) < max(values) else ""
-        further.append(f"{name}: {_number(median(values))}{spread}")
+        held = [o.figures[name] for o in found if name in o.figures]
+        values = [value for value in held if math.isfinite(value)]
+        text = _number(median(values)) if values else "-"
+        text += f" ({_number(min(values))} to {_number(max(values))})" if len(set(values)) > 1 else ""
+        text += f", {len(held) - len(values)} not finite" if len(values) < len(held) else ""
+        further.append(f"{name}: {text}")
     if late := sorted(o.count for o in found if o.stopped == "time"):
         reached = _number(late[0]) + (f" to {_number(late[-1])}" if late[0] < late[-1] else "")
         further.append(f"{len(late)} ended by the time limit, at {reached}")
@@ -80,7 +80,7 @@ def _verdict(entry: Entry, shown: Mapping[str, dict[str, Any]]) -> str:
     if entry.gate is None:
         return "reported"
     # a gate over several variants is judged where one run or several have them all
-    found = {name: _outcomes(run["trials"]) for name, run in shown.items()}
+    found = {name: outcomes(run["trials"]) for name, run in shown.items()}
     caps = {shown[name]["cap"] for name in entry.gate.variants if name in shown}
     trouble = judge(entry, found, caps.pop()) if len(caps) == 1 else None
     return "not judged" if trouble is None else "failed" if trouble else "passed"
@@ -90,7 +90,7 @@ def _headline(entry: Entry, shown: Mapping[str, dict[str, Any]], rows: Mapping[s
     """The measured figure of the first table: the gate's variants, or else the one that solved most, soonest."""
 
     def merit(name: str) -> tuple[float, float]:
-        solved = [o.count for o in _outcomes(shown[name]["trials"]) if o.solved]
+        solved = [o.count for o in outcomes(shown[name]["trials"]) if o.solved]
         return -len(solved) / len(shown[name]["trials"]), mean(solved) if solved else 0.0
 
     if entry.gate:
@@ -113,8 +113,8 @@ def _curves(found: Mapping[str, list[Outcome]]) -> list[str]:
     """A table of learning curves, trials by sequences; nothing where there are none."""
     curves = [
         (name, o, dict(zip(o.curve["sequences"], o.curve["loss"], strict=True)))
-        for name, outcomes in found.items()
-        for o in outcomes
+        for name, trials in found.items()
+        for o in trials
         if o.curve
     ]
     counts = sorted({count for _, _, curve in curves for count in curve})
@@ -142,8 +142,8 @@ def render(entries: Iterable[Entry], folder: Path) -> str:
     for entry in entries:
         runs = load(folder / f"{entry.name}.json")
         shown = latest(entry, runs)
-        found = {name: _outcomes(run["trials"]) for name, run in shown.items()}
-        rows = {name: summary(outcomes) for name, outcomes in found.items()}
+        found = {name: outcomes(run["trials"]) for name, run in shown.items()}
+        rows = {name: summary(trials) for name, trials in found.items()}
         verdict = _verdict(entry, shown) if rows else "not run"
         overview.append([f"[{entry.name}](#{entry.name})", entry.paper, _headline(entry, shown, rows), verdict])
         sections += ["", f"## {entry.name}", "", f"{entry.title}.", "", f"- Paper: {entry.paper}."]

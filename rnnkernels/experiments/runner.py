@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -13,19 +14,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 
+from ..modules.checks import is_number
+from ..training.files import alone, finite, replace
+from ..training.interrupts import undisturbed
 from .entry import Clock, Entry, Outcome, Trial, Variant
 
-__all__ = ["Job", "Run", "append", "facts", "load", "run"]
+__all__ = ["Job", "Run", "facts", "keep", "load", "outcomes", "run"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,11 @@ class Run:
 
     Attributes:
         found: outcomes by variant, by seed.
-        interrupted: it was ended by hand; trials not finished by then are left out.
+        interrupted: it was ended by hand, or goes on; trials not finished by then are left out.
         errors: one line for each trial that raised.
+        measured: when, where and by what.
+        kept: as it is on file, where it is.
+        unkept: why the latest trials are not.
     """
 
     entry: Entry
@@ -59,11 +67,14 @@ class Run:
     interrupted: bool = False
     errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    measured: dict[str, Any] = field(default_factory=lambda: facts())
+    kept: dict[str, Any] | None = None
+    unkept: Exception | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it is kept on file."""
         return {
-            **facts(),
+            **self.measured,
             "cap": self.cap,
             "limit": self.limit,
             "jobs": self.jobs,
@@ -99,7 +110,8 @@ def _trial(job: Job, clock: Clock) -> Outcome:
     start = time.perf_counter()
     outcome = ENTRIES[job.entry].run(Trial(job.seed, job.cap, dict(job.options), job.data, clock))
     clock.finish()
-    return replace(outcome, seed=job.seed, seconds=round(time.perf_counter() - start, 2))
+    json.dumps(finite(outcome.as_dict()))  # what cannot be kept is this trial's fault, and no other's
+    return changed(outcome, seed=job.seed, seconds=round(time.perf_counter() - start, 2))
 
 
 _shared: dict[str, Any] = {}  # of a process that runs trials
@@ -153,36 +165,40 @@ def _here(jobs: Iterable[Job], limit: float, done: Callable[[Job, Outcome | Exce
             if time.monotonic() >= end:
                 break
             try:
-                done(job, _trial(job, Clock(lambda: time.monotonic() >= end, moved)))
+                try:
+                    outcome = _trial(job, Clock(lambda: time.monotonic() >= end, moved))
+                except Exception as error:  # one trial's trouble is not another's
+                    outcome = error
+                with undisturbed():
+                    done(job, outcome)
             except KeyboardInterrupt:
                 return True
-            except Exception as error:  # one trial's trouble is not another's
-                done(job, error)
     return False
 
 
-def _side_by_side(jobs: Sequence[Job], limit: float, count: int, done, moved) -> bool:
+def _side_by_side(jobs: Iterable[Job], limit: float, count: int, done, moved) -> bool:
     """As `_here`, `count` trials at a time in processes of their own."""
     context = multiprocessing.get_context("spawn")  # a fork of a process that has threads may hang
     stop, progress = context.Event(), context.Value("d", 0.0)
-    end, told, interrupted, waiting = time.monotonic() + limit, 0.0, False, list(reversed(jobs))
+    end, told, interrupted, waiting = time.monotonic() + limit, 0.0, False, iter(jobs)
+    job = next(waiting, None)
     pool = ProcessPoolExecutor(count, context, _begin, (stop, progress))
     running: dict[Any, Job] = {}
     try:
-        while waiting or running:
+        while job or running:
             try:
-                while waiting and len(running) < count and not stop.is_set():
+                while job and len(running) < count and not stop.is_set():
                     with _deaf():
-                        running[pool.submit(_elsewhere, waiting[-1])] = waiting[-1]
-                    waiting.pop()
+                        running[pool.submit(_elsewhere, job)] = job
+                    job = next(waiting, None)
                 finished, _ = wait(running, 0.2, FIRST_COMPLETED)
                 for future in finished:
-                    job, error = running.pop(future), future.exception()
-                    if interrupted and not error and future.result().stopped == "time":
-                        continue  # cut off, not out of time
-                    done(job, error or future.result())
-                    if isinstance(error, BrokenExecutor):  # a process died, and the others with it
-                        stop.set()
+                    with undisturbed():
+                        ended, error = running.pop(future), future.exception()
+                        if isinstance(error, BrokenExecutor):  # a process died, and the others with it
+                            stop.set()
+                        if not interrupted or error or future.result().stopped != "time":  # else cut off, not late
+                            done(ended, error or future.result())
                 moved(progress.value - told)
                 told = progress.value
                 if time.monotonic() >= end:
@@ -191,7 +207,7 @@ def _side_by_side(jobs: Sequence[Job], limit: float, count: int, done, moved) ->
                 interrupted = True
                 stop.set()
             if stop.is_set():
-                waiting.clear()
+                job = None
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
@@ -209,6 +225,7 @@ def run(
     data: Path | None = None,
     moved: Callable[[float], None] = lambda _: None,
     told: Callable[[str, Outcome], None] = lambda *_: None,
+    kept: Callable[[Run], None] = lambda _: None,
 ) -> Run:
     """Runs `trials` of each variant, seeds `seed`, `seed` + 1, ..., every variant's first before any's second.
 
@@ -218,30 +235,43 @@ def run(
         data: folder of data sets.
         moved: told how many trials, or parts of one, are done since it was last told.
         told: told of each trial's variant and outcome.
+        kept: keeps what was found so far, after each trial and at the end; where it raises ValueError or OSError the
+            run goes on and says so in `unkept`, and the next time everything is to be kept again.
     """
     result = Run(entry, list(variants), cap, seconds, jobs, {variant.name: [] for variant in variants})
-    todo = [
+    todo = (
         Job(entry.name, variant.name, entry.options_of(variant), seed + k, cap, data)
         for k in range(trials)
         for variant in variants
-    ]
+    )
+    start = time.monotonic()
+
+    def keep_all() -> None:
+        result.seconds = time.monotonic() - start
+        try:
+            kept(result)
+            result.unkept = None
+        except (OSError, ValueError) as error:
+            result.unkept = error
 
     def done(job: Job, outcome: Outcome | BaseException) -> None:
         if isinstance(outcome, BaseException):
             text = " ".join(f"{type(outcome).__name__}: {outcome}".split())
             result.errors.append(f"{job.entry}/{job.variant}, seed {job.seed}: {text}")
             return
-        result.found[job.variant].append(outcome)
+        found = result.found[job.variant]
+        found.append(outcome)
+        found.sort(key=lambda o: o.seed)
+        keep_all()
         told(job.variant, outcome)
 
-    start = time.monotonic()
+    result.interrupted = True  # until it has ended otherwise
     if jobs == 1:
         result.interrupted = _here(todo, seconds, done, moved)
     else:
         result.interrupted = _side_by_side(todo, seconds, jobs, done, moved)
-    result.seconds = time.monotonic() - start
-    for found in result.found.values():
-        found.sort(key=lambda o: o.seed)
+    with undisturbed():
+        keep_all()
     return result
 
 
@@ -291,17 +321,59 @@ def facts() -> dict[str, Any]:
     }
 
 
+def outcomes(trials: Iterable[Mapping[str, Any]]) -> list[Outcome]:
+    """Trials as they are on file, which holds null for what was not finite."""
+
+    def number(value: Any) -> float:
+        if value is not None and not is_number(value):
+            raise ValueError(f"expected a number, got {value!r}")
+        return math.nan if value is None else value
+
+    found = []
+    for trial in trials:
+        o = Outcome(**trial)
+        for name in ("count", "seconds", "seed"):
+            number(getattr(o, name))
+        figures = {name: number(value) for name, value in o.figures.items()}
+        curve = {name: [number(value) for value in column] for name, column in o.curve.items()}
+        if curve and len(curve["sequences"]) != len(curve["loss"]):
+            raise ValueError("expected as many losses as sequences")
+        found.append(changed(o, figures=figures, curve=curve))
+    return found
+
+
+_KEPT = {"date": str, "machine": dict, "isa": str, "versions": dict, "cap": int, "jobs": int, "interrupted": bool}
+
+
 def load(path: Path) -> list[dict[str, Any]]:
-    """The runs on file, the oldest first; none if there is no file."""
-    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+    """The runs on file, the oldest first; none if there is no file; ValueError, which names it, if it is damaged."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    try:
+        runs = json.loads(content)["runs"]
+        for run in runs:
+            if wrong := [name for name, kind in _KEPT.items() if not isinstance(run[name], kind)]:
+                raise ValueError(f"{wrong[0]}: {run[wrong[0]]!r}")
+            for held in run["variants"].values():
+                dict(held["options"])
+                outcomes(held["trials"])
+        return list(runs)
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{path}: expected the runs of `reproduce`, got a damaged file: {text}") from error
 
 
-def append(path: Path, found: Run) -> None:
-    """Adds a run to those on file; a call cut off leaves the file as it was."""
-    content = {"entry": found.entry.name, "runs": [*load(path), found.as_dict()]}
+def keep(path: Path, found: Run) -> None:
+    """Adds a run to those on file, or brings it up to date there; a call cut off leaves the file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    text = json.dumps(content, indent=1, allow_nan=False)
-    text = re.sub(r"\[[-+.\de,\s]+\]", lambda numbers: " ".join(numbers[0].split()), text)  # a curve's column: one line
-    fresh.write_text(text + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    with alone(path.parent):  # others may add theirs meanwhile
+        runs, fresh = load(path), json.loads(json.dumps(finite(found.as_dict()), allow_nan=False))
+        if found.kept in runs:
+            runs[runs.index(found.kept)] = fresh
+        else:
+            runs.append(fresh)
+        text = json.dumps({"entry": found.entry.name, "runs": finite(runs)}, indent=1, allow_nan=False)
+        columns = re.compile(r"\[[-+.\denul,\s]+\]")  # of curves: on one line
+        replace(path, (columns.sub(lambda numbers: " ".join(numbers[0].split()), text) + "\n").encode())
+        found.kept = fresh

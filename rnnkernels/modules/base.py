@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .. import functional
 from ..functional import autocasts
 from ..options import Masks, Options
-from .checks import is_number, one_of, positive, probability
+from .checks import choice, number_or_none, of_type, one_seed, positive, probability
+from .settings import Settings
 
 __all__ = ["Base"]
 
@@ -20,14 +22,14 @@ OPS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")  # the param
 RATES = ("zoneout", "zoneout_cell", "recurrent_dropout", "input_dropout", "weight_dropout")
 SETTINGS = (
     *RATES,
-    *("recurrent_dropout_mode", "cell_clip", "gradient_clip", "forget_bias", "activations", "learn_reset_state"),
+    *("recurrent_dropout_mode", "cell_clip", "gradient_clip", "forget_bias", "recompute", "learn_reset_state"),
 )
 PREPARED = (  # see `_settle`
     *("_weight_names", "_reset_names", "_options", "_bare", "_random", "_arranged", "_widths", "_plain"),
 )
 
 
-class Base(nn.Module):
+class Base(Settings):
     """A recurrent module, before it is known whether it walks through time or ticks once.
 
     What differs between families of cells stands in `families.py` and is mixed in before this class.
@@ -45,6 +47,18 @@ class Base(nn.Module):
     own: ClassVar[dict[str, Any]] = {}  # keyword arguments of the family and their defaults
     default_bias: bool | str = True
 
+    checks = {
+        **dict.fromkeys(("input_size", "hidden_size", "proj_size"), of_type(int)),
+        **dict.fromkeys(RATES, probability),
+        "recurrent_dropout_mode": choice("sequence", "step"),
+        "cell_clip": positive,
+        "gradient_clip": positive,
+        "forget_bias": number_or_none,
+        "recompute": choice(False, True),
+        "learn_reset_state": choice(False, True),
+    }
+    fixed = frozenset({"input_size", "hidden_size", "bias", "proj_size", "learn_reset_state"})
+
     # Arguments
     input_size: int
     hidden_size: int
@@ -59,7 +73,7 @@ class Base(nn.Module):
     cell_clip: float | None = None
     gradient_clip: float | None = None
     forget_bias: float | None = None
-    activations = "save"
+    recompute = False
     learn_reset_state = False
 
     def _set(self, settings: dict[str, Any]) -> None:
@@ -69,17 +83,9 @@ class Base(nn.Module):
                 setattr(self, name, settings[name])
         self._check_settings()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        settled = (name in SETTINGS or name in self.own) and "_options" in self.__dict__
-        before = getattr(self, name) if settled else None
-        super().__setattr__(name, value)
-        if settled:
-            try:
-                self._check_settings()
-            except ValueError:
-                super().__setattr__(name, before)
-                raise
-            self._settle()
+    @property
+    def _is_built(self) -> bool:
+        return "_options" in self.__dict__
 
     # The family's hooks
 
@@ -184,7 +190,7 @@ class Base(nn.Module):
                 step=self.recurrent_dropout_mode == "step",
                 cell_clip=float(self.cell_clip or 0),
                 gradient_clip=float(self.gradient_clip or 0),
-                recompute=self.activations == "recompute",
+                recompute=self.recompute,
                 stream=k,
                 **self._cell_options(),
             )
@@ -217,8 +223,8 @@ class Base(nn.Module):
             return self._options
         if seed is not None and masks is not None:
             raise ValueError("seed: expected none beside masks, which it would draw, got both")
-        if seed is not None and not isinstance(seed, Tensor):
-            seed = torch.tensor(seed, dtype=torch.int64, device=x.device)
+        if seed is not None:
+            seed = one_seed(seed)
         return [
             o._replace(seed=seed, all_states=every, masks=o.masks if masks is None else masks[k])
             for k, o in enumerate(self._options)
@@ -226,13 +232,6 @@ class Base(nn.Module):
 
     def _check_settings(self) -> None:
         kind = type(self).__name__
-        for rate in RATES:
-            probability(rate, getattr(self, rate))
-        positive("cell_clip", self.cell_clip)
-        positive("gradient_clip", self.gradient_clip)
-        one_of("recurrent_dropout_mode", self.recurrent_dropout_mode, ("sequence", "step"))
-        one_of("activations", self.activations, ("save", "recompute"))
-        one_of("learn_reset_state", self.learn_reset_state, (False, True))
         for name in ("zoneout_cell", "cell_clip"):
             if getattr(self, name) and "c" not in self.states:
                 raise ValueError(f"{name}: expected none, {kind} has no cell state, got {getattr(self, name)}")
@@ -243,8 +242,6 @@ class Base(nn.Module):
             if getattr(self, name) and self.proj_size:
                 raise ValueError(f"{name}: expected 0 where proj_size is given, got {getattr(self, name)}")
         if self.forget_bias is not None:
-            if not is_number(self.forget_bias):
-                raise ValueError(f"forget_bias: expected a number or None, got {self.forget_bias!r}")
             if self.forget_gate_rows is None:
                 raise ValueError(f"forget_bias: expected None, {kind} has no forget gate, got {self.forget_bias}")
             if not self.bias or self.bias == "none":
@@ -260,6 +257,14 @@ class Base(nn.Module):
                 yield name, getattr(self, name)
 
     # Weights
+
+    def _layer(self, *tensors: Any, **keywords: Any) -> tuple[Tensor, ...]:
+        """`rnnkernels.functional.layer` of this cell, whose complaint about a parameter names it as users know it."""
+        try:
+            return functional.layer(self.cell, *tensors, **keywords)
+        except RuntimeError as error:
+            self._name_parameter(error)
+            raise
 
     def _weights(self) -> tuple[Sequence[Arguments], Sequence[Tensor | None] | None]:
         """For each layer and direction: what `layer` takes as weights, and `unit`s, None where the cell has none."""

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..messages import shown
 from ..options import Masks
 from . import families
 from .base import OPS, Arguments, Base, States
-from .checks import check
+from .checks import check, with_shape
 
 __all__ = [
     *("RNNCell", "LSTMCell", "GRUCell", "MinimalGRUCell", "PeepholeLSTMCell", "CoupledLSTMCell", "LayerNormLSTMCell"),
@@ -48,6 +49,9 @@ class RecurrentCell(Base):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
+        for name in ("input_size", "hidden_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
         self._set(settings)
         self._name_weights()
         for name in self._weight_names[0]:
@@ -105,17 +109,17 @@ class RecurrentCell(Base):
             options = self._choose(x, seed, None if masks is None else [_of_one_tick(masks)])
             if options is not None:
                 extra["options"] = options[0]
-            result = functional.layer(self.cell, x.unsqueeze(0), *weights[0], self._split(states), **extra)
+            result = self._layer(x.unsqueeze(0), *weights[0], self._split(states), **extra)
             finals = self._join(result[1:])
         if not batched:
-            finals = [s.squeeze(0) for s in finals]
+            finals = [with_shape(s, s.shape[1:]) for s in finals]
         return finals[0] if len(finals) == 1 else tuple(finals)
 
     def _tick(self, x: Tensor, states: Sequence[Tensor], weights: Arguments) -> Sequence[Tensor]:
         """The tick of a cell without options. x (B,I), states (B,·) or none: the next states."""
         if not functional.has_kernel(x) and hasattr(torch, f"{self.cell}_cell"):
             return self._tick_torch(x, states, weights)
-        return functional.layer(self.cell, x.unsqueeze(0), *weights, states)[1:]
+        return self._layer(x.unsqueeze(0), *weights, states)[1:]
 
     def _tick_torch(self, x: Tensor, states: Sequence[Tensor], weights: Arguments) -> Sequence[Tensor]:
         """The same by torch's own op, on devices that have no kernel here."""
@@ -187,7 +191,7 @@ class RNNCell(families.RNN, RecurrentCell):
         """One tick, as `RecurrentCell`'s."""
         if self.nonlinearity not in ("tanh", "relu", "logistic"):
             expected = "expected 'tanh', 'relu' or 'logistic'"
-            raise RuntimeError(f"nonlinearity: {expected}, got {self.nonlinearity!r}")
+            raise RuntimeError(f"nonlinearity: {expected}, got {shown(self.nonlinearity)}")
         return super().forward(input, hx, **keywords)
 
     def extra_repr(self) -> str:

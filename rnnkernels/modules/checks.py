@@ -1,5 +1,6 @@
 """What layers and cells refuse alike."""
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from ..functional import autocasts
+from ..messages import shown
+from .settings import Check
 
 
 def check(
@@ -41,6 +44,14 @@ def check(
             raise RuntimeError(f"hx: expected device {x.device}, where the input is, got {state.device}")
 
 
+def with_shape(t: Tensor, shape: Sequence[int]) -> Tensor:
+    """The same numbers in another shape, of a contiguous tensor that nobody else holds.
+
+    Not a view in autograd's eyes, so that a caller may change or detach it in place.
+    """
+    return torch.ops.aten._unsafe_view(t, shape)
+
+
 # -- what constructors are given: a ValueError that names the argument -------------------------------------------------
 
 
@@ -48,22 +59,63 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def probability(name: str, value: Any) -> None:
+def probability(name: str, value: Any) -> Any:
     if not is_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"{name}: expected a probability in [0, 1], got {value!r}")
+        raise ValueError(f"{name}: expected a probability in [0, 1], got {shown(value)}")
+    return value
 
 
-def positive(name: str, value: Any) -> None:
+def positive(name: str, value: Any) -> Any:
     """A limit, None where there is none."""
     if value is not None and not (is_number(value) and value > 0):
-        raise ValueError(f"{name}: expected a positive number or None, got {value!r}")
+        raise ValueError(f"{name}: expected a positive number or None, got {shown(value)}")
+    return value
+
+
+def not_negative(name: str, value: Any) -> Any:
+    if not is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(f"{name}: expected a finite number of at least 0, got {shown(value)}")
+    return value
+
+
+def number_or_none(name: str, value: Any) -> Any:
+    if value is not None and not (is_number(value) and math.isfinite(value)):
+        raise ValueError(f"{name}: expected a finite number or None, got {shown(value)}")
+    return value
+
+
+def of_type(kind: type) -> Check:
+    """Accepts instances of `kind`; a TypeError otherwise, as torch.nn raises."""
+
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+        return value
+
+    return check
+
+
+def integer(least: int) -> Check:
+    """Accepts integers from `least` on."""
+
+    def check(name: str, value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}: expected an integer of at least {least}, got {shown(value)}")
+        return value
+
+    return check
+
+
+def choice(*choices: Any) -> Check:
+    """Accepts these values."""
+    return lambda name, value: one_of(name, value, choices)
 
 
 def one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
     """`value`, if it is among `choices`."""
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         *most, last = map(repr, choices)
-        raise ValueError(f"{name}: expected {', '.join(most)} or {last}, got {value!r}")
+        raise ValueError(f"{name}: expected {', '.join(most)} or {last}, got {shown(value)}")
     return value
 
 
@@ -72,13 +124,22 @@ def one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
 
 def row_lengths(name: str, given: Any, size: int | None) -> Tensor:
     """`given` (B,), as the ops want it: int64 on the CPU. `size`: how many are expected, None: at least one."""
-    values = given if isinstance(given, Tensor) else torch.tensor(given)
+    values = given if isinstance(given, Tensor) else torch.tensor(given, device="cpu")
     if values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool:
         raise ValueError(f"{name}: expected integers, got {values.dtype}")
     if values.dim() != 1 or (values.size(0) == 0 if size is None else values.size(0) != size):
         expected = "at least one number" if size is None else f"shape ({size},)"
         raise ValueError(f"{name}: expected {expected}, got shape {tuple(values.shape)}")
     return values.to("cpu", torch.int64)
+
+
+def one_seed(given: Any) -> Tensor:
+    """`given` as the ops want it. A number stays on the CPU, where every op may read it without waiting for a GPU."""
+    if isinstance(given, Tensor):
+        return given
+    if not isinstance(given, int) or isinstance(given, bool) or not -(2**63) <= given < 2**63:
+        raise ValueError(f"seed: expected an integer of 64 bits or a tensor of one, got {shown(given)}")
+    return torch.tensor(given, dtype=torch.int64, device="cpu")
 
 
 def reset_flags(resets: Any, shape: tuple[int, ...]) -> Tensor:

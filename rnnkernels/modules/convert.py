@@ -7,9 +7,12 @@ import warnings
 import weakref
 from typing import NamedTuple
 
+import torch
 from torch import jit, nn
 from torch.nn.utils import parametrize
 
+from ..messages import shown
+from ..ops import LAYERS
 from . import cells, layers
 from .base import PREPARED, SETTINGS, Base
 
@@ -64,9 +67,9 @@ def convert(
         TypeError: `model` is no module.
     """
     if to not in _KINDS:
-        raise ValueError(f"to: expected 'rnnkernels' or 'torch', got {to!r}")
+        raise ValueError(f"to: expected 'rnnkernels' or 'torch', got {shown(to)}")
     if cuda not in ("cudnn", "fused"):
-        raise ValueError(f"cuda: expected 'cudnn' or 'fused', got {cuda!r}")
+        raise ValueError(f"cuda: expected 'cudnn' or 'fused', got {shown(cuda)}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     done: dict[nn.Module, nn.Module] = {}
@@ -108,6 +111,21 @@ def _is_on_cuda(module: nn.Module) -> bool:
     return any(p.is_cuda for p in module.parameters(recurse=False))
 
 
+def _unsupported(module: nn.Module) -> str | None:
+    """What no kernel can run of the module's own parameters, None where all is well."""
+    own = [p for p in module.parameters() if p is not None]
+    kinds = {p.dtype for p in own}
+    if other := kinds - set(LAYERS["lstm"].dtypes):
+        return f"there are no kernels for {' and '.join(sorted(map(str, other)))}"
+    if len(kinds) > 1:
+        return f"its parameters are of several dtypes, {' and '.join(sorted(map(str, kinds)))}"
+    if len({p.device for p in own}) > 1:
+        return "its parameters are on several devices"
+    if any(p.layout != torch.strided for p in own):
+        return "its parameters are not dense"
+    return None
+
+
 def _target(module: nn.Module, to: str, cuda: str) -> tuple[type[nn.Module] | None, str | None]:
     """The class that replaces `module`, or why none does, or neither where it is not recurrent."""
     old = _class_of(module)
@@ -115,6 +133,8 @@ def _target(module: nn.Module, to: str, cuda: str) -> tuple[type[nn.Module] | No
     if new is not None:
         if "forward" in module.__dict__:
             return None, "its forward was replaced on the instance"
+        if to == "rnnkernels" and (reason := _unsupported(module)):
+            return None, reason
         if cuda == "cudnn" and old in (nn.LSTM, nn.GRU) and _is_on_cuda(module):
             return None, "on CUDA it is left to cuDNN (cuda='fused' replaces it)"
         # forget_bias has done its work when the parameters were made

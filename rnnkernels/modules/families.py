@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..options import SQUASHES
-from .checks import one_of
+from .checks import choice, integer, not_negative
 
 __all__ = [
     *("RNN", "LSTM", "GRU", "MinimalGRU", "PeepholeLSTM", "CoupledLSTM", "LayerNormLSTM", "LayerNormGRU"),
@@ -35,9 +35,10 @@ class _Activated:
     """A cell whose candidate has the nonlinearity `activation`."""
 
     own = {"activation": "tanh"}
+    checks = {"activation": choice("tanh", "relu")}
 
     def __init__(self, *args: Any, activation: str = "tanh", **options: Any) -> None:
-        self.activation = one_of("activation", activation, ("tanh", "relu"))
+        self.activation = activation
         super().__init__(*args, **options)
 
     def _cell_options(self) -> dict[str, Any]:
@@ -47,9 +48,10 @@ class _Activated:
 class _Truncated:
     """A cell with squashing functions `g` (of what enters it) and `h` (of what leaves it) and a truncated gradient."""
 
+    checks = {"g": choice(*SQUASHES), "h": choice(*SQUASHES), "gradient": choice("full", "truncated")}
+
     def __init__(self, *args: Any, g: str, h: str, gradient: str, **options: Any) -> None:
-        self.g, self.h = one_of("g", g, SQUASHES), one_of("h", h, SQUASHES)
-        self.gradient = one_of("gradient", gradient, ("full", "truncated"))
+        self.g, self.h, self.gradient = g, h, gradient
         super().__init__(*args, **options)
 
     def _cell_options(self) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class RNN:
         weight = next(self.parameters())
         for name, mask in zip(self._mask_names, masks, strict=True):
             if mask is not None:
-                mask = torch.as_tensor(mask, dtype=weight.dtype, device=weight.device).clone()
+                mask = torch.as_tensor(mask, dtype=weight.dtype, device=weight.device).detach().clone()
                 shape = (self.hidden_size,) * 2
                 if mask.shape != shape:
                     raise ValueError(f"mask: expected shape {shape}, got {tuple(mask.shape)}")
@@ -111,14 +113,18 @@ class LSTM:
 class GRU(_Activated):
     table = _table(3)
     own = {"reset_after": True, "activation": "tanh"}
+    checks = {"reset_after": choice(True, False)}
     reset_after = True
     activation = "tanh"
 
     def __init__(self, *args: Any, reset_after: bool = True, activation: str = "tanh", **options: Any) -> None:
-        self.reset_after = one_of("reset_after", reset_after, (True, False))
-        if reset_after and activation != "tanh":
-            raise ValueError(f"activation: expected 'tanh' with reset_after=True, got {activation!r}")
+        self.reset_after = reset_after
         super().__init__(*args, activation=activation, **options)
+
+    def _check_settings(self) -> None:
+        if self.reset_after and self.activation != "tanh":
+            raise ValueError(f"activation: expected 'tanh' with reset_after=True, got {self.activation!r}")
+        super()._check_settings()
 
     @property
     def cell(self) -> str:
@@ -154,17 +160,15 @@ class _LayerNorm:
     """A cell with gains and shifts of normalisations, chosen by `norm`."""
 
     own = {"norm": "ba2016", "eps": 1e-5}
-    norms: tuple[str, ...]
+    checks = {"eps": not_negative}
+    fixed = frozenset({"norm"})
 
     def __init__(self, *args: Any, norm: str = "ba2016", eps: float = 1e-5, **options: Any) -> None:
-        self.norm = one_of("norm", norm, self.norms)
-        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not eps >= 0:
-            raise ValueError(f"eps: expected a number of at least 0, got {eps!r}")
-        self.eps = float(eps)
+        self.norm, self.eps = norm, eps
         super().__init__(*args, **options)
 
     def _cell_options(self) -> dict[str, Any]:
-        return {"eps": self.eps}
+        return {"eps": float(self.eps)}
 
     def _gains(self, gates: int) -> dict[str, int]:
         names = ("ln_weight",) if self.norm == "gate" else ("ln_ih_weight", "ln_hh_weight")
@@ -174,7 +178,7 @@ class _LayerNorm:
 class LayerNormLSTM(_LayerNorm):
     states = ("h", "c")
     forget_gate_rows = 1
-    norms = ("ba2016", "carry", "gate")
+    checks = {"norm": choice("ba2016", "carry", "gate")}
 
     @property
     def cell(self) -> str:
@@ -192,7 +196,7 @@ class LayerNormLSTM(_LayerNorm):
 
 
 class LayerNormGRU(_LayerNorm):
-    norms = ("ba2016", "gate")
+    checks = {"norm": choice("ba2016", "gate")}
 
     @property
     def cell(self) -> str:
@@ -239,10 +243,11 @@ class IndRNN:
     cell = "ind_rnn"
     table = {"weight_ih": 1, "weight_hh": 1, "bias_ih": 1}
     own = {"nonlinearity": "tanh"}
+    checks = {"nonlinearity": choice("tanh", "relu")}
     has_recurrent_product = False
 
     def __init__(self, *args: Any, nonlinearity: str = "tanh", **options: Any) -> None:
-        self.nonlinearity = one_of("nonlinearity", nonlinearity, ("tanh", "relu"))
+        self.nonlinearity = nonlinearity
         super().__init__(*args, **options)
 
     def _cell_options(self) -> dict[str, Any]:
@@ -270,6 +275,12 @@ class LSTM1997(_Truncated):
         "h": "h1997",
         "gradient": "full",
     }
+    checks = {
+        "block_size": integer(1),
+        "bias": choice("none", "gates", "all"),
+        **dict.fromkeys(("forget_gate", "output_gate", "recurrent", "gate_feedback"), choice(False, True)),
+    }
+    fixed = frozenset({"block_size", "forget_gate", "output_gate", "recurrent", "gate_feedback"})
 
     def __init__(
         self,
@@ -287,16 +298,12 @@ class LSTM1997(_Truncated):
         gradient: str = "full",
         **options: Any,
     ) -> None:
-        if not isinstance(block_size, int) or isinstance(block_size, bool) or block_size < 1:
-            raise ValueError(f"block_size: expected a positive number, got {block_size!r}")
+        self.block_size = block_size
         if isinstance(hidden_size, int) and hidden_size % block_size:
             raise ValueError(f"hidden_size: expected a multiple of block_size {block_size}, got {hidden_size}")
-        self.block_size = block_size
-        self.forget_gate = one_of("forget_gate", forget_gate, (False, True))
-        self.output_gate = one_of("output_gate", output_gate, (False, True))
-        self.recurrent = one_of("recurrent", recurrent, (False, True))
-        self.gate_feedback = one_of("gate_feedback", gate_feedback, (False, True))
-        bias = one_of("bias", {False: "none", True: "all"}.get(bias, bias), ("none", "gates", "all"))
+        self.forget_gate, self.output_gate = forget_gate, output_gate
+        self.recurrent, self.gate_feedback = recurrent, gate_feedback
+        bias = {False: "none", True: "all"}.get(bias, bias) if isinstance(bias, bool) else bias
         super().__init__(input_size, hidden_size, *args, bias=bias, g=g, h=h, gradient=gradient, **options)
 
     @property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import families
+from .checks import choice
 from .recurrent import Recurrent
 
 __all__ = ["RNN", "LSTM", "GRU", "MinimalGRU"]
@@ -42,6 +43,8 @@ class RNN(families.RNN, Recurrent):
     learning algorithm for continually running fully recurrent neural networks", Neural Computation 1, 1989.
     """
 
+    checks = {"nonlinearity": choice("tanh", "relu", "logistic")}
+
     def __init__(
         self,
         input_size: int,
@@ -59,8 +62,6 @@ class RNN(families.RNN, Recurrent):
         mask: Tensor | Sequence[Tensor | None] | None = None,
         **options: Any,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu", "logistic"):
-            raise ValueError(f"nonlinearity: expected 'tanh', 'relu' or 'logistic', got {nonlinearity!r}")
         self.nonlinearity = nonlinearity
         super().__init__(
             input_size,

@@ -12,7 +12,8 @@ from ..functional import autocasts
 from ..ops import NTM as OP
 from ..options import CONTROLLERS, GUARDS, ORDERS, Conventions
 from ..reference.ntm import Heads, split_heads, write
-from .checks import is_number, one_of, row_lengths
+from .checks import choice, integer, not_negative, number_or_none, row_lengths, with_shape
+from .settings import Settings
 
 __all__ = ["NTM", "NTMState", "NTMTrace"]
 
@@ -55,18 +56,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weightings_init": "zeros",
     },
 }
-_CHOICES = {
-    "order": ORDERS,
-    "key_activation": ("tanh", "linear"),
-    "add_activation": ("tanh", "linear"),
-    "similarity_guard": GUARDS,
-    "reversed_shift": (False, True),
-    "memory_init": ("learned", "constant", "random"),
-    "reads_init": ("learned", "random"),
-    "weightings_init": ("learned", "zeros"),
-    "controller_init": ("learned", "zeros"),
-    "squash_initial": (False, True),
-}
 CONSTANT = 1e-6  # of memory_init="constant": Collier and Beel 2018
 
 
@@ -108,7 +97,7 @@ class NTMTrace(NamedTuple):
         return self.heads.gate.squeeze(-1)
 
 
-class NTM(nn.Module):
+class NTM(Settings):
     """Neural Turing Machine (Graves, Wayne and Danihelka 2014): a controller with a memory that it reads and writes.
 
     Axes: T ticks, B rows of the batch, I inputs, O outputs, H hidden units of each of L controller layers, N memory
@@ -123,7 +112,8 @@ class NTM(nn.Module):
         shift_range: a head may move its weighting by up to so many rows, either way.
         preset: "graves2014", "collier2018" or "pytorch-ntm": what every argument below is where it is not given.
         batch_first: x and y are (B,T,·); states never are.
-        activations: "save" what backward needs of every tick, or "recompute" it from O(sqrt(T)) memories.
+        recompute: whether forward saves only O(sqrt(T)) memories, from which backward computes again what it needs of
+            every time step.
         order: when heads look at the memory: "read_first", "write_first" or "interleaved" (see
             `rnnkernels.options.Conventions`, as for the next seven).
         key_activation, add_activation: "tanh" or "linear".
@@ -146,6 +136,32 @@ class NTM(nn.Module):
         initial_weightings: (K,N), before their softmax where they are learned. What is not learned is a buffer.
     """
 
+    checks = {
+        **dict.fromkeys(("output_size", "controller_size", "controller_layers"), integer(1)),
+        **dict.fromkeys(("memory_rows", "memory_width"), integer(1)),
+        **dict.fromkeys(("input_size", "read_heads", "write_heads", "shift_range"), integer(0)),
+        "controller": choice(*CONTROLLERS),
+        "preset": choice(*PRESETS),
+        "recompute": choice(False, True),
+        "order": choice(*ORDERS),
+        "key_activation": choice("tanh", "linear"),
+        "add_activation": choice("tanh", "linear"),
+        "similarity_guard": choice(*GUARDS),
+        **dict.fromkeys(("similarity_eps", "sharpen_eps", "head_clip", "output_clip"), not_negative),
+        "reversed_shift": choice(False, True),
+        "memory_init": choice("learned", "constant", "random"),
+        "reads_init": choice("learned", "random"),
+        "weightings_init": choice("learned", "zeros"),
+        "controller_init": choice("learned", "zeros"),
+        "squash_initial": choice(False, True),
+        "forget_bias": number_or_none,
+    }
+    fixed = frozenset({
+        *("input_size", "output_size", "controller", "controller_size", "controller_layers", "read_heads"),
+        *("write_heads", "memory_rows", "memory_width", "shift_range", "preset"),
+        *("memory_init", "reads_init", "weightings_init", "controller_init"),
+    })  # fmt: skip
+
     def __init__(
         self,
         input_size: int,
@@ -160,7 +176,7 @@ class NTM(nn.Module):
         shift_range: int = 1,
         preset: str = "graves2014",
         batch_first: bool = False,
-        activations: str = "save",
+        recompute: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
         **conventions: Any,
@@ -170,29 +186,22 @@ class NTM(nn.Module):
                  "controller_layers": controller_layers, "memory_rows": memory_rows, "memory_width": memory_width,
                  "read_heads": read_heads, "write_heads": write_heads, "shift_range": shift_range}  # fmt: skip
         for name, value in sizes.items():
-            least = 0 if name in ("read_heads", "write_heads", "shift_range", "input_size") else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
             setattr(self, name, value)
         if read_heads + write_heads == 0:
             raise ValueError("read_heads, write_heads: expected at least one head, got none")
-        self.controller = one_of("controller", controller, CONTROLLERS)
-        self.preset = one_of("preset", preset, tuple(PRESETS))
-        self.activations = one_of("activations", activations, ("save", "recompute"))
+        self.controller, self.preset, self.recompute = controller, preset, recompute
         self.batch_first = batch_first
         chosen = {**PRESETS["graves2014"], **PRESETS[preset], **conventions}
         if unknown := set(chosen) - set(PRESETS["graves2014"]):
             raise TypeError(f"NTM: expected no argument {', '.join(sorted(unknown))}")
         for name, value in chosen.items():
-            if name in _CHOICES:
-                one_of(name, value, _CHOICES[name])
-            elif not (value is None and name == "forget_bias" or is_number(value) and math.isfinite(value)):
-                raise ValueError(f"{name}: expected a number, got {value!r}")
-            elif name != "forget_bias" and value < 0:
-                raise ValueError(f"{name}: expected 0 or more, got {value!r}")
             setattr(self, name, value)
         self._make({"device": device, "dtype": dtype})
         self.reset_parameters()
+
+    @property
+    def _is_built(self) -> bool:
+        return "weight_out" in self._parameters
 
     @property
     def conventions(self) -> Conventions:
@@ -205,7 +214,7 @@ class NTM(nn.Module):
             self.write_heads,
             self.shift_range,
             **own,
-            recompute=self.activations == "recompute",
+            recompute=self.recompute,
         )
 
     def _make(self, where: dict[str, Any]) -> None:
@@ -296,7 +305,7 @@ class NTM(nn.Module):
             state: to go on from; None: the initial state. One sequence's state has a batch of 1.
             lengths: ticks of each row, (B,), in any order, 0 allowed. Past its end a row's state stays, and its output
                 is zero.
-            return_trace: also return what the heads did. Not while compiled, nor with activations="recompute".
+            return_trace: also return what the heads did. Not while compiled, nor with recompute=True.
 
         Returns:
             `(y, state)`, or `(y, state, trace)`: logits laid out as x, with O in the last dimension, the state after
@@ -331,16 +340,17 @@ class NTM(nn.Module):
         conventions = self.conventions
         tensors = (x, self._controller(), self.weight_heads, self.bias_heads, self.weight_out, self.bias_out)
         tensors += (h, c, state.memory, state.reads, state.weightings)
-        if not return_trace:
-            results = functional.ntm(*tensors, lengths, conventions)
-        else:
-            if conventions.recompute or torch.compiler.is_compiling() or not functional.has_kernel(x):
-                raise RuntimeError("return_trace: expected activations='save', a device with kernels, no torch.compile")
-            *results, saved = functional.machine(OP, tensors, (lengths,), conventions, keep=True)
+        if return_trace and (conventions.recompute or torch.compiler.is_compiling() or not functional.has_kernel(x)):
+            raise RuntimeError("return_trace: expected recompute=False, a device with kernels, no torch.compile")
+        try:
+            *results, saved = functional.machine(OP, tensors, (lengths,), conventions, keep=return_trace)
+        except RuntimeError as error:
+            self._name_parameter(error)
+            raise
         y, h, c, *after = results
         after = NTMState((h, c) if self.controller == "lstm" else (), *after)
         if single:
-            y = y.squeeze(1)
+            y = with_shape(y, (y.size(0), y.size(2)))
         elif self.batch_first:
             y = y.transpose(0, 1)
         if not return_trace:
@@ -354,8 +364,8 @@ class NTM(nn.Module):
         if lengths is None:
             frames = saved[: T * B].unflatten(0, (T, B))
         else:  # the longest row first, and of each tick those that are alive
-            order = lengths.argsort(descending=True, stable=True)
-            alive = torch.arange(T).unsqueeze(1) < lengths[order]
+            order = lengths.argsort(descending=True, stable=True)  # on the CPU, as an index of a GPU's tensor may be
+            alive = torch.arange(T, device="cpu").unsqueeze(1) < lengths[order]
             frames = saved.new_zeros(T, B, saved.size(1))
             frames[alive] = saved[: int(lengths.sum())]
             frames = frames[:, order.argsort()]
@@ -375,7 +385,7 @@ class NTM(nn.Module):
             memories.append(memory)
         memories = torch.stack(memories)
         if lengths is not None:
-            alive = (torch.arange(T).unsqueeze(1) < lengths).view(T, B, 1, 1)
+            alive = (torch.arange(T, device="cpu").unsqueeze(1) < lengths).view(T, B, 1, 1).to(memory.device)
             heads, memories = Heads(*(h * alive for h in heads)), memories * alive
         trace = (*weightings.split([c.read_heads, c.write_heads], 2), memories, *heads)
         if single or self.batch_first:
@@ -445,5 +455,5 @@ class NTM(nn.Module):
         words = [f"{name}={getattr(self, name)!r}" for name in sizes]
         of_preset = {**PRESETS["graves2014"], **PRESETS[self.preset]}
         words += [f"{name}={getattr(self, name)!r}" for name in of_preset if getattr(self, name) != of_preset[name]]
-        words += ["batch_first=True"] * self.batch_first + ["activations='recompute'"] * (self.activations != "save")
+        words += ["batch_first=True"] * self.batch_first + ["recompute=True"] * self.recompute
         return ", ".join(words)

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
+from ..functional import autocasts
 from ..options import Masks, Options
 from .base import Arguments, Base, States
-from .checks import check, is_number, packed_resets, reset_flags, row_lengths
+from .checks import check, of_type, packed_resets, probability, reset_flags, row_lengths, with_shape
 
 __all__ = ["Recurrent"]
 
@@ -21,8 +22,8 @@ warnings.filterwarnings("ignore", "RNN module weights are not part of single con
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    """As `torch.stack`, without a copy of one alone."""
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+    """As `torch.stack`, without a copy of one alone, which nobody else holds."""
+    return with_shape(tensors[0], (1, *tensors[0].shape)) if len(tensors) == 1 else torch.stack(tensors)
 
 
 class Recurrent(Base):
@@ -49,11 +50,14 @@ class Recurrent(Base):
             gradient any more: double backward raises.
         forget_bias: what the forget gate's biases sum to after initialisation, in cells that have one; None: drawn like
             the others.
-        activations: "save" keeps for backward what every tick computed; "recompute" keeps O(sqrt(T)) ticks' states and
-            computes the rest again.
+        recompute: keeps O(sqrt(T)) time steps' states for backward and computes the rest again, instead of keeping what
+            every time step computed.
         learn_reset_state: `resets` replace the state by Parameters `reset_h_lk` (P) and, with a cell state,
             `reset_c_lk` (H), which start at zero, instead of by zeros. Cannot be changed later.
     """
+
+    checks = {"dropout": probability, "num_layers": of_type(int), "batch_first": of_type(bool)}
+    fixed = frozenset({"num_layers", "bidirectional"})
 
     def __init__(
         self,
@@ -77,7 +81,7 @@ class Recurrent(Base):
         cell_clip: float | None = None,
         gradient_clip: float | None = None,
         forget_bias: float | None = None,
-        activations: str = "save",
+        recompute: bool = False,
         learn_reset_state: bool = False,
     ) -> None:
         settings = locals()
@@ -202,15 +206,17 @@ class Recurrent(Base):
                 keywords["resets"] = flags.transpose(0, 1) if batched and self.batch_first else flags
         options = self._choose(x, seed, masks, return_all)
         states = states if batched else [s.unsqueeze(1) for s in states]
+        if not states and autocasts(x):  # of the dtype of the input, as torch.nn's, in every layer
+            states = [x.new_zeros(len(weights), rows, width) for width in self._widths]
         out, finals, every = self._run(x, weights, units, states, None, keywords, options)
         if not batched:
-            out, finals = out.squeeze(1), [s.squeeze(1) for s in finals]
+            out, *finals = (with_shape(t, (t.size(0), t.size(2))) for t in (out, *finals))
         elif self.batch_first and cu_seqlens is None:
             out = out.transpose(0, 1)
         if not return_all:
             return out, self._close(finals)
         if not batched:
-            every = [s.squeeze(3) for s in every]
+            every = [with_shape(s, (*s.shape[:3], s.size(4))) for s in every]
         elif self.batch_first and cu_seqlens is None:
             every = [s.transpose(2, 3) for s in every]
         return out, self._close(finals), dict(zip(self.states, every, strict=True))
@@ -232,7 +238,7 @@ class Recurrent(Base):
             raise RuntimeError(f"input: expected packed frames of 2 dimensions, got {x.dim()}")
         if not alone:
             raise ValueError("lengths, cu_seqlens: expected none with a PackedSequence, which has lengths of its own")
-        self._check(x, weights, states, (int(batch_sizes[0]),))
+        self._check(x, weights, states, (functional.packed_rows(x, batch_sizes),))
         keywords = {} if resets is None else {"resets": packed_resets(resets, packed)}
         if order is not None:
             states = [s.index_select(1, order) for s in states]
@@ -240,6 +246,9 @@ class Recurrent(Base):
                 by_row = [(m.index_select(-2, order) if m is not None else None for m in mask[:4]) for mask in masks]
                 masks = [Masks(*rows, mask.weight) for rows, mask in zip(by_row, masks, strict=True)]
         options = self._choose(x, seed, masks, return_all)
+        if not states and autocasts(x):
+            rows = functional.packed_rows(x, batch_sizes)
+            states = [x.new_zeros(len(weights), rows, width) for width in self._widths]
         out, finals, every = self._run(x, weights, units, states, batch_sizes, keywords, options)
         if inverse is not None:
             finals = [s.index_select(1, inverse) for s in finals]
@@ -254,9 +263,15 @@ class Recurrent(Base):
         if x.dim() != 2:
             raise ValueError(f"input: expected 2 dimensions with cu_seqlens, got {x.dim()}")
         offsets = row_lengths("cu_seqlens", cu_seqlens, None)
-        if not torch.compiler.is_compiling() and offsets[0] != 0:  # a graph must not depend on values
-            raise ValueError(f"cu_seqlens: expected 0 first, got {int(offsets[0])}")
-        keywords = {"lengths": offsets.diff()}
+        lengths = offsets.diff()
+        if not torch.compiler.is_compiling():  # a graph must not depend on values
+            if offsets[0] != 0:
+                raise ValueError(f"cu_seqlens: expected 0 first, got {int(offsets[0])}")
+            if (lengths < 0).any():
+                at = int((lengths < 0).nonzero()[0])
+                before, after = offsets[at : at + 2].tolist()
+                raise ValueError(f"cu_seqlens: expected no decrease, got {after} after {before}")
+        keywords = {"lengths": lengths}
         if resets is not None:
             keywords["resets"] = reset_flags(resets, tuple(x.shape[:1]))
         return x, keywords
@@ -286,8 +301,8 @@ class Recurrent(Base):
                 return self._run_torch(x, weights, states, batch_sizes)
             if len(weights) == 1:  # spares one tick the stacking
                 states = [s.squeeze(0) for s in states]
-                out, *finals = functional.layer(self.cell, x, *weights[0], states, batch_sizes)
-                return out, [s.unsqueeze(0) for s in finals], ()
+                out, *finals = self._layer(x, *weights[0], states, batch_sizes)
+                return out, [_stack([s]) for s in finals], ()
         every = options is not None and options[0].all_states
         initial = list(zip(*(s.unbind() for s in self._split(states)), strict=True)) if states else [()] * len(weights)
         count = self._op_states
@@ -299,7 +314,7 @@ class Recurrent(Base):
             for k in range(first, first + self._directions):
                 extra = self._extra(k, units, keywords, options)
                 reverse = k != first
-                out, *rest = functional.layer(self.cell, x, *weights[k], initial[k], batch_sizes, reverse, **extra)
+                out, *rest = self._layer(x, *weights[k], initial[k], batch_sizes, reverse, **extra)
                 outs.append(out)
                 finals.append(rest[:count])
                 sequences.append((out, *rest[count:]))
@@ -308,8 +323,9 @@ class Recurrent(Base):
         if not every:
             return x, finals, ()
         shape = (self.num_layers, self._directions)
-        sequences = self._join([_stack(s).unflatten(0, shape) for s in zip(*sequences, strict=True)])
-        return x, finals, sequences
+        hs, *others = zip(*sequences, strict=True)  # the last h is the output, of which the caller gets no second view
+        sequences = self._join([torch.stack(hs), *map(_stack, others)])
+        return x, finals, [with_shape(s, (*shape, *s.shape[1:])) for s in sequences]
 
     def _extra(
         self,
@@ -333,7 +349,7 @@ class Recurrent(Base):
     ) -> tuple[Tensor, list[Tensor], tuple[()]]:
         """The same by torch's own op, on devices that have no kernel here."""
         if not states:
-            rows = x.size(1) if batch_sizes is None else int(batch_sizes[0])
+            rows = x.size(1) if batch_sizes is None else functional.packed_rows(x, batch_sizes)
             states = [x.new_zeros(len(weights), rows, width) for width in self._widths]
         flat = [w for group in weights for w in group if w is not None]
         options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
@@ -391,18 +407,13 @@ class Recurrent(Base):
         self._settle()
 
     def _check_arguments(self, dropout: object) -> None:
-        if not is_number(dropout) or not 0 <= dropout <= 1:
-            raise ValueError(f"dropout: expected a probability in [0, 1], got {dropout!r}")
-        if dropout > 0 and self.num_layers == 1:
+        if probability("dropout", dropout) > 0 and self.num_layers == 1:
             warnings.warn(
                 "dropout acts between layers, after all but the last one: expected num_layers greater than 1, "
                 f"but got dropout={dropout} and num_layers={self.num_layers}",
                 stacklevel=3,
             )
-        kinds = {"bias": type(self.default_bias), "batch_first": bool, "input_size": int, "hidden_size": int}
-        for name, kind in kinds.items():
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name}: expected {kind.__name__}, got {type(getattr(self, name)).__name__}")
+        of_type(type(self.default_bias))("bias", self.bias)
         for name in ("input_size", "hidden_size", "num_layers"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")

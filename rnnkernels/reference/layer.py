@@ -80,11 +80,13 @@ def layer(
     Returns:
         `(out, *final states, *sequences)`: out (T,B,P) or (N,P), zero past a row's end; the states after each row's
         own last tick; with `options.all_states` every state but the first after each tick, laid out as out.
-        bfloat16 and float16 are computed in float32 and rounded once, at the end.
+        bfloat16 and float16 are computed in float32 and rounded once, at the end; final states are of the dtype of
+        `states`.
     """
     function, names = (CELLS[cell], STATES[cell]) if isinstance(cell, str) else (cell, state_names(cell))
     asks = "tick" in inspect.signature(function).parameters
     dtype, wide = x.dtype, torch.promote_types(x.dtype, torch.float32)
+    state_dtypes = [s.dtype for s in states]
     x, w_ih, w_hh, b_ih, b_hh, w_hr, unit, *states = (
         None if t is None else t.to(wide) for t in (x, w_ih, w_hh, b_ih, b_hh, w_hr, unit, *states)
     )
@@ -99,7 +101,10 @@ def layer(
     T, B, I = x.shape
     H, *widths = _widths(names, w_ih, w_hh, w_hr, options.block_size)
     states = states or [x.new_zeros(B, width) for width in widths]
+    state_dtypes = state_dtypes or [dtype] * len(states)
 
+    if options.seed is not None:  # which may be on the CPU whatever the device of x
+        options = options._replace(seed=options.seed.to(x.device))
     mask = masks(options, T, B, I, H, widths[0], None if w_hh is None else w_hh.shape, wide)
     x = x if mask.input is None else x * mask.input
     w_hh = w_hh if mask.weight is None else w_hh * mask.weight
@@ -161,16 +166,18 @@ def layer(
         elif alive is not None:
             sequence = torch.where(alive, sequence, 0.0)
         sequences.append(sequence)
-    return tuple(t.to(dtype) for t in (sequences[0], *states, *sequences[1:]))
+    finals = (s.to(state_dtype) for s, state_dtype in zip(states, state_dtypes, strict=True))
+    return sequences[0].to(dtype), *finals, *(s.to(dtype) for s in sequences[1:])
 
 
 def _timeline(x: Tensor, batch_sizes: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """Whether a row has a tick, (T,B,1), and which frame of 2-D x that is, (T,B): one past the last where none."""
     if batch_sizes is not None:
-        alive = torch.arange(int(batch_sizes[0]) if len(batch_sizes) else 0) < batch_sizes.unsqueeze(-1)
+        alive = torch.arange(int(batch_sizes[0]) if len(batch_sizes) else 0, device="cpu") < batch_sizes.unsqueeze(-1)
         frame = alive.flatten().cumsum(0).view_as(alive) - 1
     else:
-        ticks = torch.arange(x.size(0) if x.dim() == 3 else max(lengths.tolist(), default=0)).unsqueeze(-1)
+        count = x.size(0) if x.dim() == 3 else max(lengths.tolist(), default=0)
+        ticks = torch.arange(count, device="cpu").unsqueeze(-1)
         alive = ticks < lengths
         frame = lengths.cumsum(0) - lengths + ticks
     return alive.unsqueeze(-1), torch.where(alive, frame, x.size(0))

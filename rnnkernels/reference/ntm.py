@@ -199,17 +199,20 @@ def ntm(
     """The whole machine over a sequence; arguments and results are those of `rnnkernels.functional.ntm`."""
     layers = controller_layers(controller, x.size(2) + reads.size(1) * reads.size(2), w_heads.size(1), conventions)
     state, ys = (list(h0.unbind(0)), list(c0.unbind(0)), memory, reads, weightings), []
+    if lengths is not None:  # what stands past a row's end, even NaN, has no part in any derivative
+        alive_at = (torch.arange(x.size(0), device="cpu").unsqueeze(1) < lengths).to(x.device)
+        x = torch.where(alive_at.unsqueeze(2), x, 0.0)
     for t, x_t in enumerate(x.unbind(0)):
         y, *after = tick(x_t, layers, w_heads, b_heads, w_out, b_out, *state, conventions)
         if lengths is not None:
-            alive = t < lengths.to(x.device)
+            alive = alive_at[t]
 
             def kept(new: Tensor, old: Tensor, alive: Tensor = alive) -> Tensor:
                 return torch.where(alive.view(-1, *[1] * (new.dim() - 1)), new, old)
 
             h, c = ([kept(n, o) for n, o in zip(after[k], state[k], strict=True)] for k in range(2))
             after = (h, c, *(kept(n, o) for n, o in zip(after[2:], state[2:], strict=True)))
-            y = y * alive.unsqueeze(1)
+            y = torch.where(alive.unsqueeze(1), y, 0.0)
         state = after
         ys.append(y)
     h, c, *rest = state

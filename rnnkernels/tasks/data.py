@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import gzip
-import pickle
+import io
+import math
 import re
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 import torch
 from torch import Generator, Tensor
 
+from .pickled import array_of, lists_of
+
 __all__ = ["Images", "Reviews", "digits", "imdb", "mnist"]
 
 PAD, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 3  # Keras's places; the commonest word is 4
+LARGEST = 2**27  # bytes of one array, unpacked: more than twice those of MNIST's largest, and of IMDB's
 
 
 class Images(NamedTuple):
@@ -69,25 +74,44 @@ def _find(folder: Path, names: Iterable[str]) -> Path:
     names = list(names)
     for place in (".", "MNIST/raw", "mnist", "MNIST", "imdb", "IMDB"):
         for name in names:
-            if (path := folder / place / name).exists():
+            if (path := folder / place / name).is_file() or path.is_dir():
                 return path
     raise FileNotFoundError(f"{folder}: expected one of {', '.join(names)}, found none")
 
 
-def _idx(path: Path) -> Tensor:
-    """An idx file of unsigned bytes, packed by gzip or not, as a uint8 tensor of its own shape."""
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        content = file.read()
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise ValueError(f"{path}: expected an idx file of unsigned bytes, found {content[:4]!r} at its start")
-    start = 4 + 4 * content[3]
-    if len(content) < start:
-        raise ValueError(f"{path}: expected {content[3]} sizes, found the file's end")
-    shape = struct.unpack(f">{content[3]}I", content[4:start])
-    values = numpy.frombuffer(content, numpy.uint8, offset=start)
-    if values.size != numpy.prod(shape, dtype=numpy.int64):
-        raise ValueError(f"{path}: expected {' x '.join(map(str, shape))} bytes, found {values.size}")
-    return torch.from_numpy(values.copy()).view(shape)
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Names the file in whatever goes wrong: of a damaged one unpackers and parsers raise what they happen to raise."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"{path}: {kind}{' '.join(str(error).split())[:300]}") from error
+
+
+def _idx(path: Path, ranks: int) -> Tensor:
+    """An idx file of unsigned bytes, packed by gzip or not, as a uint8 tensor of so many dimensions."""
+    with _reading(path), gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        start = file.read(4)
+        if len(start) < 4 or start[:3] != b"\0\0\x08":
+            raise ValueError(f"expected an idx file of unsigned bytes, found {start!r} at its start")
+        if start[3] != ranks:
+            raise ValueError(f"expected {ranks} dimensions, found {start[3]}")
+        sizes = file.read(4 * ranks)
+        if len(sizes) < 4 * ranks:
+            raise ValueError(f"expected {ranks} sizes, found the file's end")
+        shape = struct.unpack(f">{ranks}I", sizes)
+        expected = f"{' x '.join(map(str, shape))} bytes"
+        if not 0 < math.prod(shape) <= LARGEST:
+            raise ValueError(f"expected 1 to {LARGEST} bytes, found {expected}")
+        content = file.read(math.prod(shape) + 1)  # as many as there should be, and the end, where gzip checks its sum
+        if len(content) != math.prod(shape):
+            raise ValueError(
+                f"expected {expected}, found {'more' if len(content) > math.prod(shape) else len(content)}"
+            )
+        return torch.from_numpy(numpy.frombuffer(content, numpy.uint8).reshape(shape).copy())
 
 
 def mnist(folder: Path | str, rows: bool = True) -> Images:
@@ -102,16 +126,21 @@ def mnist(folder: Path | str, rows: bool = True) -> Images:
     """
     parts = []
     for part in ("train", "t10k"):
-        for kind, ranks in (("images", "3"), ("labels", "1")):
-            names = [f"{part}-{kind}{dot}idx{ranks}-ubyte{gz}" for dot in "-." for gz in ("", ".gz")]
-            path = _find(Path(folder), names)
-            parts.append(_idx(path))
-            if parts[-1].dim() != int(ranks):
-                raise ValueError(f"{path}: expected {ranks} dimensions, found {parts[-1].dim()}")
+        paths = [
+            _find(Path(folder), [f"{part}-{kind}{dot}idx{ranks}-ubyte{gz}" for dot in "-." for gz in ("", ".gz")])
+            for kind, ranks in (("images", 3), ("labels", 1))
+        ]
+        images, labels = (_idx(path, ranks) for path, ranks in zip(paths, (3, 1)))
+        if len(images) != len(labels):
+            raise ValueError(f"{paths[1]}: expected as many labels as images, {len(images)}, found {len(labels)}")
+        if labels.max() > 9:
+            raise ValueError(f"{paths[1]}: expected labels from 0 to 9, found {int(labels.max())}")
+        if parts and images.shape[1:] != parts[0].shape[1:]:
+            expected, found = (" x ".join(map(str, x.shape[1:])) for x in (parts[0], images))
+            raise ValueError(f"{paths[0]}: expected images of {expected}, as those to train on, found {found}")
+        parts += [images, labels.long()]
     images, labels, test, test_labels = parts
-    if len(images) != len(labels) or len(test) != len(test_labels):
-        raise ValueError(f"{folder}: expected as many labels as images")
-    return Images(_as_sequences(images, rows), labels.long(), _as_sequences(test, rows), test_labels.long(), 255)
+    return Images(_as_sequences(images, rows), labels, _as_sequences(test, rows), test_labels, 255)
 
 
 class Reviews(NamedTuple):
@@ -130,37 +159,59 @@ class Reviews(NamedTuple):
     words: int
 
 
-class _Lists(pickle.Unpickler):
-    """Reads lists of numbers in numpy's arrays, and refuses everything else a pickle could name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module.replace("_core", "core"), name) == ("numpy.core.multiarray", "_reconstruct"):
-            return numpy._core.multiarray._reconstruct
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(numpy, name)
-        raise pickle.UnpicklingError(f"lists of numbers expected, found {module}.{name}")
-
-
-def _npy(file: BinaryIO) -> numpy.ndarray:
-    """An array of an npz file; one of lists without trusting its pickle."""
+def _npy(content: bytes) -> list[Any]:
+    """The array of an npy file, as lists; one of lists without trusting its pickle."""
+    file = io.BytesIO(content)
     version = numpy.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"expected an npy file of version 1, 2 or 3, found {version}")
     read = numpy.lib.format.read_array_header_1_0 if version == (1, 0) else numpy.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if dtype.hasobject:
-        return _Lists(file).load()
-    return numpy.frombuffer(file.read(), dtype).reshape(shape)
+    shape, fortran, dtype = read(file)
+    if dtype.kind != "O":
+        return array_of(file.read(), dtype, shape, fortran).tolist()
+    found = lists_of(file.read())
+    if shape != (len(found),):
+        raise ValueError(f"expected shape {shape}, found {len(found)} lists")
+    return found
+
+
+def _numbers(found: Any, below: int) -> list[int]:
+    """`found`, if it is a list of integers from 0 to less than `below`."""
+    if type(found) not in (list, tuple) or not all(type(n) is int and 0 <= n < below for n in found):
+        raise ValueError(f"expected lists of integers from 0 to {below - 1}, found something else")
+    return found
 
 
 def _ranks_of_npz(path: Path) -> tuple[list[list[int]], list[int], list[list[int]], list[int]]:
-    with zipfile.ZipFile(path) as archive:
-        arrays = []
-        for name in ("x_train", "y_train", "x_test", "y_test"):
-            try:
-                with archive.open(f"{name}.npy") as file:
-                    arrays.append(_npy(file).tolist())
-            except (KeyError, pickle.UnpicklingError) as error:
-                raise ValueError(f"{path}: {name}: {error}") from error
-    return tuple(arrays)
+    arrays = {}
+
+    def load(name: str, understood: Callable[[list[Any], int], list[Any]]) -> None:
+        try:
+            entry = archive.getinfo(f"{name}.npy")
+            if entry.file_size > LARGEST:
+                raise ValueError(f"expected at most {LARGEST} bytes, found {entry.file_size}")
+            arrays[name] = understood(_npy(archive.read(entry)), entry.file_size)
+        except Exception as error:  # whatever a reader makes of damage
+            kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+            raise ValueError(f"{name}: {kind}{error}") from error
+
+    def reviews(found: list[Any], size: int) -> list[list[int]]:
+        lists = [_numbers(review, 2**63) for review in found]
+        if sum(map(len, lists)) > size:  # lists of one list, again and again
+            raise ValueError(f"expected at most {size} numbers, as many as bytes, found more")
+        return lists
+
+    def labels(found: list[Any], size: int) -> list[int]:
+        return _numbers(found, 2)
+
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        for part in ("train", "test"):
+            load(f"x_{part}", reviews)
+            load(f"y_{part}", labels)
+            texts, given = (len(arrays[f"{axis}_{part}"]) for axis in "xy")
+            if texts != given or not texts:
+                raise ValueError(f"y_{part}: expected a label for each of {texts} reviews, found {given}")
+    return tuple(arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
 
 
 def _ranks_of_folder(folder: Path) -> tuple[list[list[int]], list[int], list[list[int]], list[int]]:
@@ -170,7 +221,8 @@ def _ranks_of_folder(folder: Path) -> tuple[list[list[int]], list[int], list[lis
         texts[part], labels[part] = [], []
         for label, name in enumerate(("neg", "pos")):
             for path in sorted((folder / part / name).glob("*.txt")):
-                text = path.read_text(encoding="utf-8").lower().replace("<br />", " ")
+                with _reading(path):
+                    text = path.read_text(encoding="utf-8").lower().replace("<br />", " ")
                 texts[part].append(re.findall(r"[a-z0-9']+", text))
                 labels[part].append(label)
         if not texts[part]:
@@ -186,7 +238,8 @@ def _reviews(ranks: list[list[int]], words: int, T: int) -> Tensor:
     """The last T numbers of each review, zeros before a shorter one."""
     x = torch.zeros(len(ranks), T, dtype=torch.int64)
     for row, review in zip(x, ranks, strict=True):
-        numbers = [START, *(r + FIRST_WORD if r + FIRST_WORD < words else UNKNOWN for r in review)][-T:]
+        last = (r + FIRST_WORD if r + FIRST_WORD < words else UNKNOWN for r in review[-T:])
+        numbers = [START, *last][-T:]
         row[T - len(numbers) :] = torch.tensor(numbers)
     return x
 

@@ -73,6 +73,8 @@ class Config:
         for name in ("clip_value", "clip_norm", "evaluate", "threads"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected a number >= 0, got {getattr(self, name)!r}")
+        if not (type(self.seed) is int and -(2**63) <= self.seed < 2**63):
+            raise ValueError(f"seed: expected an integer of 64 bits, got {self.seed!r}")
         if self.arguments.get("batch_first"):
             raise ValueError("batch_first: expected none, ticks come first here, got True")
         for name in ("batch", "sequences", "log", "fresh"):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Generator, nn
 
 from ..tasks.algorithmic import Task
 from .config import Config
+from .interrupts import noted
 from .optimisers import OPTIMISERS, flatten
 from .store import Store
 
@@ -101,9 +101,11 @@ class Training:
     @classmethod
     def load(cls, folder: Path | str) -> Training:
         """The training whose run is in `folder`, as it was at its last checkpoint."""
-        state = Store(folder).load()
-        training = cls(Config(**state["config"]))
-        training.load_state_dict(state)
+        store = Store(folder)
+        state = store.load()
+        with store.reading():
+            training = cls(state["config"])
+            training.load_state_dict(state)
         return training
 
     def state_dict(self) -> dict[str, Any]:
@@ -183,24 +185,18 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Notes a Ctrl-C, to be obeyed between two steps; a second one acts at once."""
-    noted: list[int] = []
-    usual = signal.default_int_handler
-
-    def note(number: int, _: Any) -> None:
-        noted.append(number)
-        signal.signal(signal.SIGINT, usual)
-
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
-        yield noted  # somebody else's to obey
-        return
-    signal.signal(signal.SIGINT, note)
+def _check_config(config: Config) -> None:
+    """Refuses what a checkpoint could hold but not give back, before there is one."""
+    content = io.BytesIO()
     try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, usual)
+        torch.save(config.as_dict(), content)
+        content.seek(0)
+        torch.load(content, weights_only=True)
+    except Exception as error:  # picklers raise what they happen to raise
+        kind = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(
+            f"config: expected numbers, words, lists and dicts of Python's own, got {kind:.300}"
+        ) from error
 
 
 def train(
@@ -225,29 +221,33 @@ def train(
         told: told of every line of metrics.
 
     Raises:
-        ValueError: `folder` has a run already, or one that was configured otherwise, or none to be resumed.
+        ValueError: `folder` has a run already, or one that was configured otherwise, or none to be resumed, or a
+            damaged one, or one that goes on in another process.
         FloatingPointError: the loss is no longer finite.
         KeyboardInterrupt: after a Ctrl-C, once the checkpoint is written.
     """
+    for name, value in (("sequences", checkpoint_sequences), ("seconds", checkpoint_seconds)):
+        if not value >= 0:
+            raise ValueError(f"checkpoint_{name}: expected a number >= 0, got {value!r}")
+    _check_config(config)
     training, store = Training(config), None if folder is None else Store(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_threads(config.threads))
         interrupts: list[int] = []
         if store:
             stack.callback(store.close)
-            position = 0
+            store.begin(resume)
             if resume:
                 state = store.load()
+                began = state["config"].as_dict()
                 for name, value in config.as_dict().items():
-                    if name not in MAY_CHANGE and value != state["config"][name]:
-                        raise ValueError(f"{name}: expected {state['config'][name]}, as the run began, got {value}")
-                training.load_state_dict(state)
-                position = state["metrics"]
-            elif store.checkpoint.exists():
-                raise ValueError(f"folder: expected one without a run, or that it be resumed, got {folder}")
-            store.open(position)
+                    if name not in MAY_CHANGE and value != began[name]:
+                        raise ValueError(f"{name}: expected {began[name]}, as the run began, got {value}")
+                with store.reading():
+                    training.load_state_dict(state)
+                store.cut(state["metrics"])
             store.save(training.state_dict())
-            interrupts = stack.enter_context(_interrupts())
+            interrupts = stack.enter_context(noted())
         saved = time.monotonic()
         while training.sequences < config.sequences and not interrupts and going(training.sequences):
             training.step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from .files import replace
 from .loop import Training
 
-__all__ = ["curves", "outputs", "weightings"]
+__all__ = ["curves", "outputs", "save", "weightings"]
 
 
 def _image(panel: Any, values: Tensor, title: str, numbered: bool = False) -> None:
@@ -30,6 +33,17 @@ def _figure(rows: int, columns: int, width: float, heights: Sequence[float], **o
     return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights, **options)
 
 
+def save(figure: Any, path: Path) -> None:
+    """Writes a picture as a whole or not at all, as PNG where its name does not say what it is."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format=path.suffix[1:] or "png")
+    replace(path, content.getbuffer())
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Bits per sequence against sequences: evaluations, and faintly the sequences learned from.
 
@@ -40,11 +54,11 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     panel = panels[0, 0]
     for number, (name, lines) in enumerate(runs.items()):
         for kind, look in (("training", {"alpha": 0.3, "linewidth": 0.7}), ("evaluation", {"label": name})):
-            points = [(line["sequences"], line["loss"]) for line in lines if line["kind"] == kind]
+            points = [(line["sequences"], _number(line.get("loss"))) for line in lines if line["kind"] == kind]
             panel.plot(*zip(*points) if points else ((), ()), color=f"C{number}", **look)
     panel.set(xlabel="sequences", ylabel="cost per sequence (bits)", ylim=(0, None))
     panel.legend()
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 @torch.inference_mode()
@@ -61,7 +75,7 @@ def outputs(training: Training, tests: Sequence[Mapping[str, int]], path: Path, 
             title = ""
     panels[0, 0].set_title("target")
     panels[0, 1].set_title("output")
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 @torch.inference_mode()
@@ -78,4 +92,4 @@ def weightings(training: Training, sizes: Mapping[str, int], path: Path, seed: i
     for panel, (name, values) in zip(panels[:, 0], images):
         _image(panel, values.T, name, numbered=name.startswith(("write", "read")))
     panels[-1, 0].set_xlabel("time")
-    figure.savefig(path, dpi=120)
+    save(figure, path)
