@@ -216,20 +216,6 @@ def test_derivatives_of_extremes_in_plain_torch_are_finite():
         assert all(t.isfinite().all() for t in (*results, *grads, *second))
 
 
-@quiet
-def test_derivatives_of_extremes_in_plain_torch_are_finite():
-    """The reference is the kernels' second derivative: a strength of 200 is none that overflows."""
-    problem = MachineProblem(step_of(SMALL))
-    problem.tensors[0] = problem.tensors[0] * 100
-    parameters, *others = (t.float() for t in problem.tensors)
-    parameters.requires_grad_()
-    for function in (functional.ntm_step, reference.ntm.step):
-        results = problem.run(function, parameters, *others)
-        grads = torch.autograd.grad([r.sum() for r in results], [parameters], create_graph=True)
-        second = torch.autograd.grad(grads[0].square().sum(), parameters)
-        assert all(t.isfinite().all() for t in (*results, *grads, *second))
-
-
 # -- the paper ---------------------------------------------------------------------------------------------------------
 
 
