@@ -12,8 +12,10 @@ from torch import Tensor
 
 from rnnkernels import functional, reference
 from rnnkernels.options import Conventions
-from rnnkernels.testing import MachineCase, MachineProblem
+from rnnkernels.testing import Expected, MachineCase, MachineProblem
+from rnnkernels.testing import expected as expected_of
 
+from .check import SAMPLES
 from .contestants import Contestant, finish, warm_compiler
 
 NAMES = ("y", "grad_x", "grad_controller", "grad_w_heads", "grad_b_heads", "grad_w_out", "grad_b_out")
@@ -118,3 +120,8 @@ def contestants(row: Row, backward: bool, compiles: bool) -> list[Contestant]:
 def exact(row: Row, backward: bool) -> list[Tensor]:
     """The output, and the gradients, from plain torch in float64."""
     return [t.detach() for t in calls(row, reference.ntm.ntm, backward, torch.float64)()]
+
+
+def expected(row: Row, backward: bool) -> list[Expected]:
+    """What the output, and the gradients, are held against."""
+    return expected_of(calls(row, reference.ntm.ntm, backward, torch.float64), SAMPLES)

@@ -98,8 +98,8 @@ def arguments(option: Option, case: Case) -> tuple[Any, tuple[Tensor, ...] | Ten
     return x, hx, grad, {}
 
 
-def contestant(name: str, option: Option, case: Case, backward: bool) -> tuple[Contestant, Callable[..., list[Tensor]]]:
-    """The call, and a function of a dtype: what it must return, by the reference."""
+def contestant(name: str, option: Option, case: Case, backward: bool) -> tuple[Contestant, Callable[[], list[Tensor]]]:
+    """The call, and a function without arguments: what it must return, by the reference in float64."""
     module = made(option.make, case.I, case.H).train(backward)
     x, hx, grad, keywords = arguments(option, case)
     seed = {"seed": SEED} if backward else {}
@@ -108,7 +108,7 @@ def contestant(name: str, option: Option, case: Case, backward: bool) -> tuple[C
         of_layer(module, x, hx, grad, backward, **keywords),
         check=of_layer(module, x, hx, grad, backward, **keywords, **seed),
     )
-    return entrant, lambda dtype: by_reference(dtype, module, x, hx, grad, backward, **keywords, **seed)
+    return entrant, lambda: by_reference(torch.float64, module, x, hx, grad, backward, **keywords, **seed)
 
 
 def names_of(option: Option) -> list[str]:

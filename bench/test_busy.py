@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from .cases import BUSY, row_of
-from .check import errors, exact
+from .check import errors, expected
 from .contestants import TORCH, contestants
 from .timing import Others, interleave, summary
 
@@ -24,7 +24,7 @@ SKIP = {"op", "compiled loop", "eager loop"}
 def test_beside_two_busy_processes(results, say, quick, cell, case, mode):
     backward = mode == "training"
     torch.set_num_threads(2)
-    problem, reference = exact(cell, case)
+    problem, reference = expected(cell, case)
     entrants = contestants(problem, backward, 2, SKIP)
     errors(entrants, reference, backward)
     with Others() as rest:

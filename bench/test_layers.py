@@ -8,7 +8,7 @@ import torch
 from rnnkernels import _C
 
 from .cases import GATES, GRID, QUICK, flop, row_of
-from .check import errors, exact
+from .check import errors, expected
 from .contestants import contestants
 from .timing import BUSY_CORES, Others, Turns, rounds_for, summary
 
@@ -28,7 +28,7 @@ def rows():
 def test_layer(benchmark, results, peak, say, quick, cell, case, mode, threads):
     backward = mode == "training"
     torch.set_num_threads(threads)
-    problem, reference = exact(cell, case)
+    problem, reference = expected(cell, case)
     skip = {"op"} if threads == 2 and not quick else {"op", "compiled loop"}
     entrants = contestants(problem, backward, threads, skip)
     error = errors(entrants, reference, backward)

@@ -7,7 +7,7 @@ import torch
 
 from .check import errors
 from .memory import MIB, in_a_process
-from .ntm import NAMES, ROWS, contestants, exact
+from .ntm import NAMES, ROWS, contestants, expected
 from .test_memory import LINUX
 from .timing import in_words, measured
 
@@ -28,7 +28,7 @@ def test_ntm(results, say, quick, row, mode):
     backward = mode == "training"
     torch.set_num_threads(2)
     entrants = contestants(row, backward, not quick)
-    error = errors(entrants, exact(row, backward), backward, NAMES)
+    error = errors(entrants, expected(row, backward), backward, NAMES)
     found = {**row_of(row, mode), **measured(entrants, error, 0.3 if quick else 2.0, backward)}
     results.add(f"ntm {row} {mode}", found)
     say(f"ntm {row} {mode}: {in_words(found)}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rnnkernels.testing import expected
+
 from .cases import VARIANTS as GRID
 from .cases import Case, row_of
-from .check import errors
-from .contestants import Contestant, by_reference
+from .check import SAMPLES, errors
+from .contestants import Contestant
 from .options import GROUPS, LONG, Option, contestant, names_of
 from .timing import Others, interleave, summary
 from .variants import MODES, Trial
@@ -25,9 +27,8 @@ def measure(results, say, key: str, row: dict, options: dict[str, Option], case:
     torch.set_num_threads(2)
     entrants, error = [], {}
     for name, option in options.items():
-        entrant, expected = contestant(name, option, case, backward)
-        plain, reference = expected(torch.float32), expected(torch.float64)
-        error[name] = errors([entrant], reference, backward, names_of(option), plain)[entrant.name]
+        entrant, reference = contestant(name, option, case, backward)
+        error[name] = errors([entrant], expected(reference, SAMPLES), backward, names_of(option))[entrant.name]
         entrant.name = name
         entrants.append(entrant)
     with Others() as rest:
@@ -70,11 +71,7 @@ def test_truncated_backward(results, say, quick, case):
             return torch.autograd.grad(out, leaves, grad, retain_graph=True)
 
         entrant = Contestant(f"rnnkernels {gradient}", call)
-        plain, reference = (
-            by_reference(dtype, trial.module, trial.x, trial.hx, trial.grad, True)[1:]
-            for dtype in (torch.float32, torch.float64)
-        )
-        error[gradient] = errors([entrant], reference, True, trial.names[1:], plain)[entrant.name]
+        error[gradient] = errors([entrant], trial.expected()[1:], True, trial.names[1:])[entrant.name]
         entrant.name = gradient
         entrants.append(entrant)
     with Others() as rest:

@@ -10,7 +10,7 @@ from .cases import VARIANTS as GRID
 from .cases import row_of
 from .check import errors
 from .timing import in_words, measured
-from .variants import VARIANTS, exact
+from .variants import VARIANTS, expected
 
 QUICK = GRID[1]
 #: Compiling a tick takes longer than timing a row: everyone is compiled for the longest sequence, a few for one more.
@@ -30,7 +30,7 @@ def rows():
 def test_variant(results, say, quick, name, case, mode):
     backward = mode == "training"
     torch.set_num_threads(2)
-    trial, reference = exact(name, case)
+    trial, reference = expected(name, case)
     skip = ["compiled loop"] if quick or name not in COMPILED.get(case, ()) else []
     entrants = trial.contestants(backward, 2, skip)
     error = errors(entrants, reference, backward, trial.names)

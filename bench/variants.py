@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 import rnnkernels as rk
 from rnnkernels.reference.random import mask
+from rnnkernels.testing import Expected
+from rnnkernels.testing import expected as expected_of
 
 from . import loops
 from .cases import VARIANTS as GRID
 from .cases import Case
+from .check import SAMPLES
 from .contestants import Call, Contestant, by_reference, finish, of_layer, onnx_node, warm_compiler
 
 SEED = 1997
@@ -145,9 +148,9 @@ class Trial:
     def _arguments(self) -> tuple[Any, ...]:
         return self.module, self.x, self.hx if len(self.hx) > 1 else self.hx[0], self.grad
 
-    def exact(self) -> list[Tensor]:
-        """Out, and its gradients, from the reference in float64."""
-        return by_reference(torch.float64, *self._arguments, True, **self._seed)
+    def expected(self) -> list[Expected]:
+        """What out, and its gradients, are held against."""
+        return expected_of(lambda: by_reference(torch.float64, *self._arguments, True, **self._seed), SAMPLES)
 
     @property
     def _seed(self) -> dict[str, int]:
@@ -235,7 +238,7 @@ class Trial:
 
 
 @lru_cache(maxsize=1)  # both modes of a case stand together
-def exact(name: str, case: Case) -> tuple[Trial, list[Tensor]]:
-    """A row's tensors, and the output and gradients of the reference in float64."""
+def expected(name: str, case: Case) -> tuple[Trial, list[Expected]]:
+    """A row's tensors, and what the output and gradients are held against."""
     trial = Trial(name, case)
-    return trial, trial.exact()
+    return trial, trial.expected()

@@ -53,7 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=20, help="each with seeds of its own")
     parser.add_argument(
-        "--of", type=int, default=1, help="a run takes every so manieth test, the next run the next ones"
+        "--of", type=int, default=1, help="a run takes such a part of the tests, the next run the next one"
     )
     parser.add_argument("--first", type=int, default=1, help="number of the first run: its seeds and settings")
     parser.add_argument("--build", default="", help="a folder with another build of the package, to test that")
@@ -64,14 +64,15 @@ def main() -> int:
     environment = os.environ | ({"PYTHONPATH": str(ROOT / args.build), "PYTHONSAFEPATH": "1"} if args.build else {})
     tests, failed = selected(environment), 0
     assert tests
-    print(f"{len(tests)} tests use the rule; {args.runs} runs of every {args.of}th", flush=True)
+    print(f"{len(tests)} tests use the rule; {args.runs} runs of 1/{args.of}", flush=True)
     ratios: list[float] = []
     for run in range(args.first, args.first + args.runs):
         held, path, threads = SETTINGS[run % len(SETTINGS)]
         settings = held | path | {"RNNKERNELS_TEST_THREADS": threads, "RNNKERNELS_SHIFT_SEEDS": str(1000 * run)}
         record, ids = folder / f"{run}.tsv", folder / f"{run}.tests"
         record.unlink(missing_ok=True)
-        ids.write_text("\n".join(tests[run % args.of :: args.of]))
+        part = run % args.of  # neighbours, for which what they are held against is computed once
+        ids.write_text("\n".join(tests[part * len(tests) // args.of : (part + 1) * len(tests) // args.of]))
         command = [
             sys.executable,
             "-m",

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 
@@ -104,13 +104,15 @@ class Op:
 
 def ops(seed: int, on_card: bool) -> Iterator[Op]:
     """Every cell's, and those of the Neural Turing Machine."""
+    problem = cache(lambda name, case, values: Problem(name, case, values, seed))  # float32 and float64 share theirs
+    machine = cache(lambda case: MachineProblem(case, seed))
 
     def problems(name: str, projection: bool, dtype: torch.dtype) -> list[Problem]:
         cases = (*SIZES, *OPTIONS[name][::8])
         if not (on_card and dtype == torch.float64):  # long sums are torch's there, of an error we know from float32
             cases += LONG_SUMS
         values = dtype if dtype != torch.float64 else torch.float32
-        return [Problem(name, case, values, seed) for case in cases if case.P is None or projection]
+        return [problem(name, case, values) for case in cases if case.P is None or projection]
 
     for cell in _C.cells():
         name = cell["name"]
@@ -126,7 +128,7 @@ def ops(seed: int, on_card: bool) -> Iterator[Op]:
         yield Op(
             name,
             function,
-            lambda _, cases=cases: [MachineProblem(case, seed) for case in cases[::6]],
+            lambda _, cases=cases: [machine(case) for case in cases[::6]],
             [MachineProblem(small, seed)],
             DTYPES[:2],
         )

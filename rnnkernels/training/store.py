@@ -20,6 +20,8 @@ from .files import finite, lock, naming, replace
 
 __all__ = ["Store"]
 
+TAKEN = "the checkpoint of a run, as this version of rnnkernels keeps it, got another"
+
 
 class Store:
     """A run's folder.
@@ -35,27 +37,26 @@ class Store:
         self._file: Any = None
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Whatever goes wrong within is a ValueError that names the checkpoint: it is not one of ours, or damaged."""
+    def reading(self, expected: str = TAKEN) -> Iterator[None]:
+        """Whatever goes wrong within is a ValueError that names the checkpoint, and says what was expected and came."""
         try:
             yield
         except Exception as error:  # archives, unpicklers and modules raise what they happen to raise
             what = " ".join(str(error).split())[:300]
             kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-            raise ValueError(
-                f"{self.checkpoint}: expected a whole checkpoint, got a damaged one: {kind}{what}"
-            ) from error
+            raise ValueError(f"{self.checkpoint}: expected {expected}: {kind}{what}") from error
 
     def load(self) -> dict[str, Any]:
         """The checkpoint, its configuration as a `Config`; ValueError where there is none, or a damaged one."""
         self._find()
         content = io.BytesIO(self.checkpoint.read_bytes())
-        with self.reading():
+        with self.reading("a whole checkpoint, got a damaged one"):
             with zipfile.ZipFile(content) as archive:
                 if damaged := archive.testzip():  # torch.load does not look at the checksums
                     raise ValueError(f"wrong checksum of {damaged}")
             content.seek(0)
             state = torch.load(content, weights_only=True)
+        with self.reading():
             return state | {"config": Config(**state["config"])}
 
     def lines(self) -> list[dict[str, Any]]:
