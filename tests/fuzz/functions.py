@@ -34,10 +34,9 @@ def with_gradients(function: Callable[..., Any], weights: Sequence[Tensor] = ())
         data = [args, *(value for name, value in keywords.items() if name not in ("options", "masks"))]
         leaves = [t.requires_grad_() for t in tensors_of(data) if t.is_floating_point() or t.is_complex()]
         results = list(tensors_of(function(*args, **keywords)))
-        differentiable = [r for r in results if r.requires_grad]
-        if not differentiable:
-            return results
-        sums = [r.sum() for r in differentiable]
+        sums = [r.sum() for r in results if r.requires_grad]
+        if not sums:  # nothing was computed
+            return results, [torch.zeros_like(t) for t in (*leaves, *weights)]
         grads = torch.autograd.grad(sums, [*leaves, *weights], allow_unused=True, materialize_grads=True)
         return [r.detach() for r in results], list(grads)
 
