@@ -140,7 +140,7 @@ def loss(parameters, module, *args):
 
 
 def test_func_grad_is_compiled():
-    module, x = Everything().double(), torch.randn(5, 4, I, dtype=torch.float64)
+    module, x = Everything().double().eval(), torch.randn(5, 4, I, dtype=torch.float64)
     parameters, lengths = dict(module.named_parameters()), torch.tensor([5, 0, 3, 1])
     run = grad(lambda p, x: loss(p, module, x, lengths), argnums=(0, 1))
     assert_same(torch.compile(run, backend="aot_eager", fullgraph=True)(parameters, x), run(parameters, x))
@@ -176,11 +176,13 @@ def gradients(module, *args):
     return [p.grad for p in module.parameters()]
 
 
-def test_compiled_autograd():
-    module, args = Everything().double(), (torch.randn(5, 4, I, dtype=torch.float64), torch.tensor([5, 0, 3, 1]))
+@pytest.mark.parametrize("kind", [rk.LayerNormLSTM, rk.GRUCell, lambda *_: machine()], ids=["layer", "cell", "NTM"])
+def test_compiled_autograd(kind):
+    module, x = kind(I, H).double(), torch.randn(5, 4, I, dtype=torch.float64)
+    x = x[0] if isinstance(module, rk.GRUCell) else x
     with compiled_autograd._enable(torch.compile(backend="aot_eager")):
-        compiled = gradients(module, *args)
-    assert_same(compiled, gradients(module, *args))
+        compiled = gradients(module, x)
+    assert_same(compiled, gradients(module, x))
 
 
 def test_compiled_autograd_of_a_compiled_model():
