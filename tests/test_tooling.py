@@ -374,3 +374,57 @@ def test_names_follow_what_tools_did_to_the_parameters():
     torch.testing.assert_close(layer._flat_weights[1], layer.weight_hh_l0)
     layer.weight_ih_l0 = nn.Parameter(torch.zeros(4 * H, I))
     assert layer._flat_weights[0] is layer.weight_ih_l0
+
+
+# -- tools that ask for classes of torch.nn: the recipes of docs/tools.md ----------------------------------------------
+
+
+class Wrapper(nn.Module):
+    """As wrappers of other libraries check what they are given."""
+
+    def __init__(self, lstm):
+        super().__init__()
+        if not isinstance(lstm, nn.LSTM):
+            raise TypeError(f"expected an nn.LSTM, got {type(lstm).__name__}")
+        self.lstm = lstm
+
+    def forward(self, x):
+        return self.lstm(x)[0]
+
+
+def test_convert_after_what_asks_for_the_class():
+    model, x = Wrapper(nn.LSTM(I, H)), torch.randn(5, 4, I)
+    for m in model.modules():
+        if isinstance(m, nn.LSTM):
+            nn.init.orthogonal_(m.weight_hh_l0)
+    weight, expected = model.lstm.weight_hh_l0, model(x)
+    model = rk.convert(model)
+    assert type(model.lstm) is rk.LSTM
+    assert model.lstm.weight_hh_l0 is weight
+    torch.testing.assert_close(weight.T @ weight, torch.eye(H))
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of quantisation
+def test_convert_back_before_quantisation():
+    model, x = nn.Sequential(rk.LSTM(I, H)), torch.randn(5, 4, I)
+    if not torch.backends.quantized.supported_engines:
+        pytest.skip("this build of torch cannot quantise")
+    quantize = torch.ao.quantization.quantize_dynamic
+    assert type(quantize(model, {nn.LSTM})[0]) is rk.LSTM  # passed over, which docs/tools.md warns of
+    expected = model(x)[0]
+    quantised = quantize(rk.convert(model, to="torch"), {nn.LSTM})
+    assert type(quantised[0]) is torch.ao.nn.quantized.dynamic.LSTM
+    torch.testing.assert_close(quantised(x)[0], expected, atol=0.05, rtol=0)
+
+
+def test_layers_are_no_subclasses_since_dynamo_breaks_the_graph_at_those():
+    class Sub(nn.GRU):
+        pass
+
+    for kind in (*LAYERS, *CELLS):
+        assert not issubclass(kind, (nn.RNNBase, nn.RNNCellBase))
+    x = torch.randn(5, 4, I)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="(?i)rnn"):
+        torch.compile(Sub(I, H), backend="eager", fullgraph=True)(x)
+    torch.compile(rk.GRU(I, H), backend="eager", fullgraph=True)(x)
