@@ -140,7 +140,7 @@ def loss(parameters, module, *args):
 
 
 def test_func_grad_is_compiled():
-    module, x = Everything().double(), torch.randn(5, 4, I, dtype=torch.float64)
+    module, x = Everything().double().eval(), torch.randn(5, 4, I, dtype=torch.float64)
     parameters, lengths = dict(module.named_parameters()), torch.tensor([5, 0, 3, 1])
     run = grad(lambda p, x: loss(p, module, x, lengths), argnums=(0, 1))
     assert_same(torch.compile(run, backend="aot_eager", fullgraph=True)(parameters, x), run(parameters, x))
@@ -176,11 +176,13 @@ def gradients(module, *args):
     return [p.grad for p in module.parameters()]
 
 
-def test_compiled_autograd():
-    module, args = Everything().double(), (torch.randn(5, 4, I, dtype=torch.float64), torch.tensor([5, 0, 3, 1]))
+@pytest.mark.parametrize("kind", [rk.LayerNormLSTM, rk.GRUCell, lambda *_: machine()], ids=["layer", "cell", "NTM"])
+def test_compiled_autograd(kind):
+    module, x = kind(I, H).double(), torch.randn(5, 4, I, dtype=torch.float64)
+    x = x[0] if isinstance(module, rk.GRUCell) else x
     with compiled_autograd._enable(torch.compile(backend="aot_eager")):
-        compiled = gradients(module, *args)
-    assert_same(compiled, gradients(module, *args))
+        compiled = gradients(module, x)
+    assert_same(compiled, gradients(module, x))
 
 
 def test_compiled_autograd_of_a_compiled_model():
@@ -372,3 +374,57 @@ def test_names_follow_what_tools_did_to_the_parameters():
     torch.testing.assert_close(layer._flat_weights[1], layer.weight_hh_l0)
     layer.weight_ih_l0 = nn.Parameter(torch.zeros(4 * H, I))
     assert layer._flat_weights[0] is layer.weight_ih_l0
+
+
+# -- tools that ask for classes of torch.nn: the recipes of docs/tools.md ----------------------------------------------
+
+
+class Wrapper(nn.Module):
+    """As wrappers of other libraries check what they are given."""
+
+    def __init__(self, lstm):
+        super().__init__()
+        if not isinstance(lstm, nn.LSTM):
+            raise TypeError(f"expected an nn.LSTM, got {type(lstm).__name__}")
+        self.lstm = lstm
+
+    def forward(self, x):
+        return self.lstm(x)[0]
+
+
+def test_convert_after_what_asks_for_the_class():
+    model, x = Wrapper(nn.LSTM(I, H)), torch.randn(5, 4, I)
+    for m in model.modules():
+        if isinstance(m, nn.LSTM):
+            nn.init.orthogonal_(m.weight_hh_l0)
+    weight, expected = model.lstm.weight_hh_l0, model(x)
+    model = rk.convert(model)
+    assert type(model.lstm) is rk.LSTM
+    assert model.lstm.weight_hh_l0 is weight
+    torch.testing.assert_close(weight.T @ weight, torch.eye(H))
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of quantisation
+def test_convert_back_before_quantisation():
+    model, x = nn.Sequential(rk.LSTM(I, H)), torch.randn(5, 4, I)
+    if not torch.backends.quantized.supported_engines:
+        pytest.skip("this build of torch cannot quantise")
+    quantize = torch.ao.quantization.quantize_dynamic
+    assert type(quantize(model, {nn.LSTM})[0]) is rk.LSTM  # passed over, which docs/tools.md warns of
+    expected = model(x)[0]
+    quantised = quantize(rk.convert(model, to="torch"), {nn.LSTM})
+    assert type(quantised[0]) is torch.ao.nn.quantized.dynamic.LSTM
+    torch.testing.assert_close(quantised(x)[0], expected, atol=0.05, rtol=0)
+
+
+def test_layers_are_no_subclasses_since_dynamo_breaks_the_graph_at_those():
+    class Sub(nn.GRU):
+        pass
+
+    for kind in (*LAYERS, *CELLS):
+        assert not issubclass(kind, (nn.RNNBase, nn.RNNCellBase))
+    x = torch.randn(5, 4, I)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="(?i)rnn"):
+        torch.compile(Sub(I, H), backend="eager", fullgraph=True)(x)
+    torch.compile(rk.GRU(I, H), backend="eager", fullgraph=True)(x)

@@ -51,6 +51,10 @@ def convert(
     module registered in several places stays shared. What an optimizer or a hook handle refers to stays valid.
     References to a replaced module outside the model's registered children (in a plain list, say) are not followed.
 
+    The layers here are no subclasses of torch.nn's. Code that asks `isinstance(m, nn.LSTM)` (initialisation by class,
+    wrappers that check their argument) runs before the conversion. What replaces classes by a table, such as
+    `quantize_dynamic`, silently leaves ours as they are: first convert with to="torch". More in docs/tools.md.
+
     Args:
         model: changed in place, unless it is itself a recurrent module (then a new one is returned).
         to: "rnnkernels" or "torch".
