@@ -414,6 +414,7 @@ def test_a_damaged_checkpoint_is_refused_by_every_reader(run, capsys):
         lambda state: state | {"model": {}},
         lambda state: state | {"generators": {}},
         lambda state: {name: value for name, value in state.items() if name != "curve"},
+        lambda state: state | {"sequences": [1]},
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(changed, run, capsys):
@@ -445,6 +446,22 @@ def test_metrics_that_are_none_are_refused_by_line(content, run, capsys):
         file.write(content)
     assert cli.main(["plot", str(run)]) == 1
     assert f"{Store(run).metrics}: line 5: expected metrics of a run" in said(capsys, "plot")
+
+
+def test_a_damaged_line_is_shown_in_one(run):
+    with Store(run).metrics.open("ab") as file:
+        file.write(b"\x0b\x1c\x85\n")
+    with pytest.raises(ValueError, match="line 5: ") as raised:
+        Store(run).lines()
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("metrics", [None, "x", [1]])
+def test_a_checkpoint_that_does_not_know_its_metrics_is_not_resumed(metrics, run):
+    path = Store(run).checkpoint
+    torch.save(torch.load(path) | {"metrics": metrics}, path)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: expected the checkpoint of a run"):
+        train(CONFIG, run, resume=True)
 
 
 def test_a_loss_that_is_not_finite_does_not_end_a_run(tmp_path, monkeypatch, capsys):
@@ -571,6 +588,7 @@ RUN = {
     "jobs": 1,
     "interrupted": False,
 }
+KEPT = RUN | {"machine": {"processor": "", "cores": 1}, "variants": {}}
 DAMAGED = {
     "no JSON": b"{",
     "no text": b"\xff\xfe",
@@ -582,6 +600,9 @@ DAMAGED = {
     "a trial of text": json.dumps(
         {"runs": [RUN | {"variants": {"a": {"options": {}, "trials": [{"solved": True, "count": "x"}]}}}]}
     ).encode(),
+    "trials of none": json.dumps({"runs": [KEPT | {"variants": {"a": {"options": {}, "trials": []}}}]}).encode(),
+    "no machine": json.dumps({"runs": [KEPT | {"machine": {}, "variants": {}}]}).encode(),
+    "no revision": json.dumps({"runs": [{k: v for k, v in KEPT.items() if k != "revision"}]}).encode(),
     "cut off": (b'{"entry": "equality", "runs": [' + json.dumps(RUN).encode())[:-5],
 }
 

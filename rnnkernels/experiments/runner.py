@@ -355,9 +355,12 @@ def load(path: Path) -> list[dict[str, Any]]:
         for run in runs:
             if wrong := [name for name, kind in _KEPT.items() if not isinstance(run[name], kind)]:
                 raise ValueError(f"{wrong[0]}: {run[wrong[0]]!r}")
+            for part, name in ((run, "revision"), (run["machine"], "processor"), (run["machine"], "cores")):
+                part[name]  # which the page shows
             for held in run["variants"].values():
                 dict(held["options"])
-                outcomes(held["trials"])
+                if not outcomes(held["trials"]):
+                    raise ValueError("trials: none")
         return list(runs)
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -126,7 +127,7 @@ class Training:
         self._optimiser.load_state_dict(state["optimiser"])
         for name, generator in self._generators.items():
             generator.set_state(state["generators"][name])
-        self.sequences, self.converged = state["sequences"], state["converged"]
+        self.sequences, self.converged = operator.index(state["sequences"]), state["converged"]
         self.curve, self._since = [tuple(point) for point in state["curve"]], list(state["since"])
 
     def step(self) -> None:
@@ -243,7 +244,8 @@ def train(
                         raise ValueError(f"{name}: expected {began[name]}, as the run began, got {value}")
                 with store.reading():
                     training.load_state_dict(state)
-                store.cut(state["metrics"])
+                    position = operator.index(state["metrics"])
+                store.cut(position)
             store.save(training.state_dict())
             interrupts = stack.enter_context(noted())
         saved = time.monotonic()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.serialization import config as serialization
 
+from ..messages import shown
 from ..modules.checks import is_number
 from .config import Config
 from .files import finite, lock, naming, replace
@@ -71,8 +72,8 @@ class Store:
             except (LookupError, RecursionError, TypeError, ValueError):
                 good = False
             if not good:
-                shown = text[:60].decode(errors="replace")
-                raise ValueError(f"{self.metrics}: line {number}: expected metrics of a run, got {shown}")
+                text = text.decode(errors="replace")
+                raise ValueError(f"{self.metrics}: line {number}: expected metrics of a run, got {shown(text)}")
             found.append(line)
         return found
 

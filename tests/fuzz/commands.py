@@ -74,7 +74,11 @@ def _slow(argv: Sequence[str]) -> bool:
         return True
     needed = ("--max-length", "--sequences", "--fresh", "--controller-size", "--out", "--evaluate")
     if argv[:1] == ["reproduce"]:
-        needed = () if "--list" in argv or "--render" in argv else ("--trials", "--cap", "--jobs", "--seconds", "--out")
+        if "--list" in argv or "--render" in argv:
+            return False
+        needed = ("--trials", "--cap", "--jobs", "--seconds", "--out")
+        if argv[1:2] == [] or argv[1].startswith("-"):  # all entries
+            return True
     elif argv[:1] != ["train"] or "--resume" in argv:
         needed = ()
     return any(word not in argv for word in needed)
