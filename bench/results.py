@@ -7,6 +7,7 @@ carries its own date, revision and load average.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -38,14 +39,24 @@ def cpu_facts() -> dict[str, str]:
 
 
 def revision() -> str:
-    """The checked-out git revision, with "+" where the sources differ from it."""
+    """The checked-out git revision, with "+" where the sources differ from it; of a tree without git, a digest."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=FOLDER.parent, capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", *words], cwd=FOLDER.parent, capture_output=True, text=True)
+        except OSError:  # no git here
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    head = git("rev-parse", "--short=12", "HEAD")
-    return (head + ("+" if git("status", "--porcelain", "--", "../csrc", "../rnnkernels") else "")) or "unknown"
+    if git("rev-parse", "--show-prefix") == f"{FOLDER.parent.name}/":  # and not a copy inside some other repository
+        head = git("rev-parse", "--short=12", "HEAD")
+        if head:
+            return head + ("+" if git("status", "--porcelain", "--", "../csrc", "../rnnkernels") else "")
+    sources, digest = FOLDER.parent.parent, hashlib.sha256()
+    for path in sorted(p for name in ("csrc", "rnnkernels") for p in (sources / name).rglob("*.*")):
+        if path.is_file() and path.suffix not in (".so", ".pyc"):
+            digest.update(path.relative_to(sources).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"sources {digest.hexdigest()[:12]}"
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
