@@ -792,7 +792,7 @@ def main() -> None:
     runs = [run for run in runs if run.rows]
     if not runs:
         raise SystemExit(f"no results in {FOLDER}: run `make bench` first")
-    cards = sorted(card.CARDS.glob("*.json"))
+    cards = sorted(p for p in card.CARDS.glob("*.json") if not p.stem.endswith("-trial"))  # of bench/gpu_trial.sh
     plotted = [run for run in runs if run.layers]
     for run in plotted:
         plot(run)
