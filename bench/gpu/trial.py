@@ -21,6 +21,7 @@ one, else it is built, and the run takes longer. Status 0 if every step that ran
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -67,6 +68,7 @@ class Step:
     before: str = ""
 
 
+@functools.cache  # it imports torch
 def extension_here() -> bool:
     """Whether this Python can import the package with CUDA kernels."""
     ask = "import rnnkernels as rk; raise SystemExit(not rk.info()['build']['cuda'])"
@@ -142,9 +144,9 @@ def sanitizer(tool: str) -> Callable[[str, Path, float], Sequence[str | Path] | 
 def sync(device: str, out: Path, seconds: float) -> Sequence[str] | str:
     if not shutil.which("nvcc"):
         return "no nvcc here"
-    arch = os.environ.get("GPU_ARCH", "90")
     to = f"/tmp/gpu-trial-sync-{os.getpid()}"
-    compiled = f"nvcc -std=c++20 -O3 -gencode=arch=compute_{arch},code=sm_{arch} -o {to} bench/gpu/sync.cu"
+    arch = "native" if device == "cuda" else "sm_90"
+    compiled = f"nvcc -std=c++20 -O3 -arch={arch} -o {to} bench/gpu/sync.cu"
     return ["bash", "-c", f"{compiled} && {to if device == 'cuda' else 'true'}; rc=$?; rm -f {to}; exit $rc"]
 
 
@@ -183,9 +185,8 @@ STEPS = (
 class Trial:
     """Runs steps and keeps the account of them in `out`."""
 
-    def __init__(self, out: Path, device: str, seconds: float) -> None:
-        self.out, self.device, self.seconds = out, device, seconds
-        self.begin = time.monotonic()
+    def __init__(self, out: Path, device: str, seconds: float, begin: float) -> None:
+        self.out, self.device, self.seconds, self.begin = out, device, seconds, begin
         self.steps: dict[str, dict] = {}
         self.child: subprocess.Popen | None = None
         out.mkdir(parents=True, exist_ok=True)
@@ -309,6 +310,7 @@ def keep(folder: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None, steps: Sequence[Step] = STEPS) -> int:
+    begin = time.monotonic()
     listed = "\n".join(f"    {s.name:10} at most {s.most:3.0f} s  {s.does}" for s in steps)
     parser = argparse.ArgumentParser(
         "gpu_trial.sh",
@@ -337,7 +339,7 @@ def main(arguments: Sequence[str] | None = None, steps: Sequence[Step] = STEPS) 
             seconds = BUILT * CPU
         else:
             seconds = BUILT if not any(s.name == "build" for s in chosen) or extension_here() else TO_BUILD
-    trial = Trial(out, given.device, seconds)
+    trial = Trial(out, given.device, seconds, begin)
 
     def killed(number: int, frame: object) -> None:
         trial.stop()
