@@ -156,8 +156,8 @@ def profile(device: str, out: Path, seconds: float) -> Sequence[str | Path]:
     if not found:
         return [*program, "--profile"]
     kernels = ["-k", "regex:forward_walk|backward_walk|ntm_walk", "-s", "8", "-c", "4"]
-    report = ["-f", "-o", out / "walks", "--print-summary", "per-kernel"]
-    return [found, "--clock-control", "none", "--set", "full", *kernels, *report, *program]
+    seen = [found, "--clock-control", "none", "--set", "full", *kernels, "-f", "-o", out / "walks", *program]
+    return ["bash", "-c", '"$@" && { "$1" --import "$0.ncu-rep" --page details; true; }', out / "walks", *seen]
 
 
 def has(module: str) -> bool:
