@@ -19,9 +19,9 @@ def test_over_persistent(order, ahead):
 
 
 def test_a_layout_is_found_once(tmp_path):
-    """Of two hundred calls of one layer all but the first are answered from memory: far more than 5 times faster."""
+    """Two hundred layers are searched for once each, two hundred more calls of the last one not at all."""
     source, csrc = ROOT / "tests/layouts.cpp", ROOT / "csrc"
     command = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", f"-I{csrc}", source, csrc / "cuda/persistent.cpp"]
     subprocess.run([*command, "-o", tmp_path / "layouts"], check=True)
     done = subprocess.run([tmp_path / "layouts"], capture_output=True, text=True)
-    assert done.returncode == 0 and float(done.stdout) > 5, done.stdout
+    assert done.returncode == 0 and done.stdout == "200 0", done.stdout

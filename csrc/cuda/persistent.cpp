@@ -54,7 +54,10 @@ bool complete(Layout& l, const Shape& s, const Panel& p, const Card& card) {
   return l.shared <= card.shared;
 }
 
+thread_local long made = 0;
+
 Layout search(const Shape& s, const Panel& p, const Card& card) {
+  ++made;
   Layout best{};
   if (s.rows < 1 || s.units < 1) return best;
   const int64_t chunks = up(s.terms, p.terms), fewest = up(chunks, p.chunks);
@@ -83,6 +86,8 @@ Layout search(const Shape& s, const Panel& p, const Card& card) {
 }
 
 }  // namespace
+
+long searches() { return made; }
 
 Layout lay_out(const Shape& s, const Panel& p, const Card& card) {
   struct Found {

@@ -88,6 +88,7 @@ struct Layout {
 // Of the layouts that fit the one that the estimate finds fastest. A search of tens of microseconds: each host thread
 // keeps what it found last.
 Layout lay_out(const Shape&, const Panel&, const Card&);
+long searches();  // that this thread has made
 
 template <class Real> struct Persistent {
   Panel panel;
