@@ -1,4 +1,4 @@
-# make demo | test | cuda | bench | style | format | wheel | build | clean
+# make demo | test | cuda | gpu-trial | bench | style | format | wheel | build | clean
 # Everything is installed into .venv and built under build/; a second call rebuilds only what changed.
 # Another torch:  make demo TORCH='torch==2.13.0' TORCH_INDEX=<address of a package index>
 PYTHON      ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell command -v $(name))))
@@ -7,6 +7,9 @@ TORCH_INDEX ?=
 PYTEST_ARGS ?=
 CUDA_TORCH  ?= torch==2.14.1
 CUDA_TORCH_INDEX ?=
+PYTHON312   ?= $(shell command -v python3.12)
+GPU_TORCH   ?= torch==2.11.0
+GPU_ARCH    ?= 9.0
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -15,7 +18,7 @@ CPP  := $(shell find csrc -type f 2>/dev/null)
 CORE := $(filter-out csrc/cuda/% $(wildcard csrc/*.*),$(CPP)) CMakeLists.txt
 EXTENSION := $(wildcard rnnkernels/_C.*.so)
 
-.PHONY: help build demo test bench style format wheel clean simde cuda cuda-on-cpu cuda-driver sanitize FORCE
+.PHONY: help build demo test bench style format wheel clean simde cuda gpu-trial cuda-on-cpu cuda-driver sanitize FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -95,6 +98,27 @@ $(CUDA_VENV)/stamp: requirements/build.txt requirements/test.txt $(CUDA_VENV)/to
 $(CUDA_VENV)/torch-wanted: FORCE
 	@test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
 	@echo '$(CUDA_TORCH) $(CUDA_TORCH_INDEX)' | cmp -s - $@ || echo '$(CUDA_TORCH) $(CUDA_TORCH_INDEX)' > $@
+
+# The extension that bench/gpu_trial.sh takes to a GPU machine: for its Python 3.12, its torch and its GPU alone, beside the
+# one of .venv in rnnkernels/. The environment it is built in (5 GB) is .venv-gpu.
+GPU_VENV := .venv-gpu
+GPU_RUN  := PYTHONPATH=$(CURDIR) $(GPU_VENV)/bin/python
+
+gpu-trial: $(GPU_VENV)/stamp
+	RNNKERNELS_CUDA=1 TORCH_CUDA_ARCH_LIST='$(GPU_ARCH)' $(GPU_VENV)/bin/python setup.py --quiet build_ext --inplace
+	$(GPU_RUN) -m rnnkernels info
+	@ls -l rnnkernels/_C.cpython-312-*.so
+
+$(GPU_VENV)/stamp: requirements/build.txt $(GPU_VENV)/torch-wanted
+	$(GPU_VENV)/bin/python -m pip install --disable-pip-version-check '$(GPU_TORCH)'
+	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/build.txt
+	@touch $@
+
+$(GPU_VENV)/torch-wanted: FORCE
+	@"$(PYTHON312)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || { echo "make: no Python 3.12 found \
+	($(PYTHON312)): name one with its headers, as in make gpu-trial PYTHON312=/usr/bin/python3.12"; exit 1; }
+	@test -x $(GPU_VENV)/bin/python || "$(PYTHON312)" -m venv $(GPU_VENV)
+	@echo '$(GPU_TORCH)' | cmp -s - $@ || echo '$(GPU_TORCH)' > $@
 
 # Test only: the core and tests/core_driver*.cpp under AddressSanitizer and UBSan.
 sanitize: build/sanitize/stamp

@@ -98,6 +98,7 @@ RULES = [
     ("grid_sync_in_a_plain_launch", r"grid sync at .* in a launch that is not cooperative"),
     ("grid_sync_of_some_blocks", r"divergent grid sync: .* of block \(1,0,0\) has ended"),
     ("too_much_static", "more than 48 KiB of static shared memory"),
+    ("limit_of_a_call", "limit of shared memory is changed from 50000 to 60000 bytes"),
     ("spinning", "waits for ever"),
 ]
 

@@ -43,7 +43,7 @@ MAY_INCLUDE = [
     ("cpu/pages.*", [r"cpu/pages\.h", STD, r"<sys/mman\.h>"]),
     ("cpu/*", [r"cells/(vocabulary|list)\.h", r"walk/facts\.h", r"cpu/(isa|kernels|plan|threads)\.h", STD]),
     ("cuda/*.h", [r"(walk|cuda)/\w+\.h", r"<(c10/core/Device\.h|cstddef|string)>"]),
-    ("cuda/*.cpp", [r"cuda/\w+\.h", STD, r"<(ATen|c10)/.*>"]),
+    ("cuda/*.cpp", [r"cuda/\w+\.h", STD, r"<((ATen|c10)/.*|cuda_runtime_api\.h)>"]),
     (
         "cuda/*",
         [r"(cells|memory|walk|cuda)/.*", r"simd/(math|scalar)\.h", r"<(cuda|cooperative_groups|mma).*>"],

@@ -204,3 +204,19 @@ def test_without_a_seed_dropout_does_nothing(cell):
     problem, plain = Problem(cell, fitted(cell, Case(4, 3, 5, 9, options=options))), Problem(cell, Case(4, 3, 5, 9))
     ours, theirs = (p.outputs_and_gradients(functional.layer, torch.float32) for p in (problem, plain))
     assert all(torch.equal(value, theirs[label]) for label, value in ours.items())
+
+
+@pytest.mark.parametrize("kind", ["GRU", "GRUCell"])
+def test_a_seed_that_is_an_int_stays_on_the_cpu(kind, monkeypatch):
+    """There the op reads it without waiting for x's device, whatever torch's default device is."""
+    seeds, layer = [], functional.layer
+
+    def seen(*args, **keywords):
+        seeds.extend(value.seed for value in [*args, *keywords.values()] if isinstance(value, Options))
+        return layer(*args, **keywords)
+
+    monkeypatch.setattr(functional, "layer", seen)
+    module = getattr(rk, kind)(3, 7, zoneout=0.5, device="meta")
+    with torch.device("meta"):
+        module(torch.empty(*([4] * (kind == "GRU")), 2, 3, device="meta"), seed=7)
+    assert seeds and all(seed.device.type == "cpu" and int(seed) == 7 for seed in seeds)

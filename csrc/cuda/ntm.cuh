@@ -5,6 +5,7 @@
 #include "../memory/rows.h"
 #include "../memory/sharpening.h"
 #include "ntm.h"
+#include "shared.h"
 #include "team.cuh"
 
 namespace rnn::cuda {
@@ -287,8 +288,7 @@ template <class Walk, class Real> void ntm_launch(const NtmStep<Real>& m, Stream
   if (m.space) {
     ntm_walk<Walk, Real, false><<<blocks, kTeam, 0, s>>>(m);
   } else {
-    cudaFuncSetAttribute(ntm_walk<Walk, Real, true>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         static_cast<int>(m.space_size));
+    allow_shared_memory<&ntm_walk<Walk, Real, true>>();
     ntm_walk<Walk, Real, true><<<blocks, kTeam, m.space_size, s>>>(m);
   }
 }

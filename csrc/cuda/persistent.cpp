@@ -2,6 +2,7 @@
 #include "persistent.h"
 
 #include <algorithm>
+#include <array>
 #include <climits>
 #include <numeric>
 
@@ -53,9 +54,7 @@ bool complete(Layout& l, const Shape& s, const Panel& p, const Card& card) {
   return l.shared <= card.shared;
 }
 
-}  // namespace
-
-Layout lay_out(const Shape& s, const Panel& p, const Card& card) {
+Layout search(const Shape& s, const Panel& p, const Card& card) {
   Layout best{};
   if (s.rows < 1 || s.units < 1) return best;
   const int64_t chunks = up(s.terms, p.terms), fewest = up(chunks, p.chunks);
@@ -81,6 +80,25 @@ Layout lay_out(const Shape& s, const Panel& p, const Card& card) {
         }
       }
   return best;
+}
+
+}  // namespace
+
+Layout lay_out(const Shape& s, const Panel& p, const Card& card) {
+  struct Found {
+    Shape shape;
+    Panel panel;
+    Card card;
+    Layout layout;
+  };
+  // As many as the layers of a large model have, both ways: the oldest makes room.
+  static thread_local std::array<Found, 64> kept{};
+  static thread_local size_t next = 0;
+  for (const Found& found : kept)
+    if (found.shape == s && found.panel == p && found.card == card) return found.layout;
+  Found& place = kept[next++ % kept.size()];
+  place = {s, p, card, search(s, p, card)};
+  return place.layout;
 }
 
 }  // namespace rnn::cuda

@@ -4,6 +4,7 @@
 #include <cooperative_groups.h>
 
 #include "panel.cuh"
+#include "shared.h"
 #include "step.cuh"
 
 namespace rnn::cuda {
@@ -280,9 +281,8 @@ __global__ void __launch_bounds__(kWalkThreads, 1)
 
 template <auto kernel> bool walk_fits(const Layout& l) {
   int blocks = 0;
+  allow_shared_memory<kernel>();
   const bool asked =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(l.shared)) ==
-          cudaSuccess &&
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kWalkThreads, l.shared) == cudaSuccess;
   if (!asked) (void)cudaGetLastError();  // it was a question
   return asked && blocks > 0;

@@ -17,6 +17,8 @@ struct Panel {
   int scratch;                         // bytes of shared memory in which a warp brings weights into shape
   int capability;                      // 10 * major + minor of cards that multiply so
   double tile, one, of_chunk, of_one;  // cycles of `rows` rows and of one, before and for each chunk: estimates
+
+  bool operator==(const Panel&) const = default;
 };
 template <class Real> inline constexpr int kLoad = 16 / sizeof(Real);  // numbers that a lane loads at a time
 // By the cores that compute in Real: a lane has kLoad terms of each column. Cells in double need registers of their
@@ -56,12 +58,16 @@ inline constexpr Panel tensor_panel(int capability) {
 struct Card {
   int multiprocessors;
   int64_t shared;  // bytes that a block may have
+
+  bool operator==(const Card&) const = default;
 };
 
 // The product that stands between two ticks: (rows, terms) by (terms, units * columns). No terms: there is none.
 struct Shape {
   int64_t rows, units, terms;
   int columns;  // of a unit: its gates, or backward the states that feed back
+
+  bool operator==(const Shape&) const = default;
 };
 
 // A block owns the columns of some units, for some rows: row b is of slice b % row_slices.
@@ -79,7 +85,8 @@ struct Layout {
   RNN_FN bool meets() const { return unit_slices > 1 && all_chunks > 0; }  // whether blocks wait for each other
 };
 
-// Of the layouts that fit the one that the estimate finds fastest.
+// Of the layouts that fit the one that the estimate finds fastest. A search of tens of microseconds: each host thread
+// keeps what it found last.
 Layout lay_out(const Shape&, const Panel&, const Card&);
 
 template <class Real> struct Persistent {

@@ -235,7 +235,7 @@ struct Kept {
   std::mutex mutex;
   std::deque<Fibre*> idle;
   size_t fibres = 0;
-  std::map<const void*, int> dynamic_limit;  // of cudaFuncSetAttribute, by kernel
+  std::map<std::pair<const void*, size_t>, int> dynamic_limit;  // of cudaFuncSetAttribute, by kernel and device
   std::string seed;
   std::mt19937 random;
 };
@@ -607,7 +607,7 @@ int blocks_per_sm(const cudaDeviceProp& d, size_t threads, size_t shared) {
 
 int dynamic_limit(const void* kernel) {
   auto& limits = kept().dynamic_limit;
-  auto found = limits.find(kernel);
+  auto found = limits.find({kernel, device().sharedMemPerBlockOptin});
   return found == limits.end() ? 48 << 10 : std::max(found->second, 48 << 10);
 }
 
@@ -699,9 +699,14 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value < 0 || static_cast<size_t>(value) > device().sharedMemPerBlockOptin) return leave(cudaErrorInvalidValue);
   std::lock_guard lock(cuda_on_cpu::kept().mutex);
-  cuda_on_cpu::kept().dynamic_limit[kernel] = value;
+  auto [limit, first] = cuda_on_cpu::kept().dynamic_limit.try_emplace({kernel, device().sharedMemPerBlockOptin}, value);
+  if (!first && value != limit->second)  // set by what each call needs: another host thread's need may be another
+    throw std::logic_error("cuda_on_cpu: a kernel's limit of shared memory is changed from " +
+                           std::to_string(limit->second) + " to " + std::to_string(value) + " bytes");
   return cudaSuccess;
 }
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) { return *attributes = {}, cudaSuccess; }
 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int threads, size_t shared) {
   std::lock_guard lock(cuda_on_cpu::kept().mutex);

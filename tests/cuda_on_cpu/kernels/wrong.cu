@@ -127,6 +127,11 @@ std::string too_much(size_t dynamic) {
   return cudaGetErrorString(cudaGetLastError());
 }
 
+std::string limit_of_a_call() {
+  for (int bytes : {50000, 60000}) cudaFuncSetAttribute(beyond, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  return "";
+}
+
 __global__ void last(unsigned* x) { x[0] = x[0] * 3 + blockIdx.x + threadIdx.x; }
 
 std::string order(int blocks, int threads) {
@@ -175,6 +180,7 @@ Cases wrong_cases() {
       {"uninitialised", uninitialised},
       {"too_much_dynamic", [] { return too_much(50000); }},
       {"too_much_static", [] { return too_much(0); }},
+      {"limit_of_a_call", limit_of_a_call},
       {"order_of_threads", [] { return order(1, 20); }},
       {"order_of_blocks", [] { return order(20, 1); }},
       {"spinning", spinning},
