@@ -600,6 +600,13 @@ DAMAGED = {
     "a trial of text": json.dumps(
         {"runs": [RUN | {"variants": {"a": {"options": {}, "trials": [{"solved": True, "count": "x"}]}}}]}
     ).encode(),
+    "no seconds": json.dumps(
+        {
+            "runs": [
+                KEPT | {"variants": {"a": {"options": {}, "trials": [{"solved": True, "count": 1, "seconds": None}]}}}
+            ]
+        }
+    ).encode(),
     "trials of none": json.dumps({"runs": [KEPT | {"variants": {"a": {"options": {}, "trials": []}}}]}).encode(),
     "no machine": json.dumps({"runs": [KEPT | {"machine": {}, "variants": {}}]}).encode(),
     "no revision": json.dumps({"runs": [{k: v for k, v in KEPT.items() if k != "revision"}]}).encode(),

@@ -333,7 +333,8 @@ def outcomes(trials: Iterable[Mapping[str, Any]]) -> list[Outcome]:
     for trial in trials:
         o = Outcome(**trial)
         for name in ("count", "seconds", "seed"):
-            number(getattr(o, name))
+            if not is_number(getattr(o, name)):
+                raise ValueError(f"{name}: expected a number, got {getattr(o, name)!r}")
         figures = {name: number(value) for name, value in o.figures.items()}
         curve = {name: [number(value) for value in column] for name, column in o.curve.items()}
         if curve and len(curve["sequences"]) != len(curve["loss"]):

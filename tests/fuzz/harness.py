@@ -172,6 +172,8 @@ def same(a: Tensor, b: Tensor) -> bool:
     if a.is_meta or a.numel() == 0:
         return True
     a, b = a.detach(), b.detach()
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     return bool(torch.equal(a, b) if not a.is_floating_point() else ((a == b) | (a.isnan() & b.isnan())).all())
 
 
