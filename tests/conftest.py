@@ -138,3 +138,12 @@ def check(cell, case, dtype):
     """Holds the kernels' outputs and gradients against the float64 reference by the error rule."""
     values = torch.float32 if dtype == torch.float64 else dtype
     problem(cell, case, values).check(functional.layer, dtype)
+
+
+def equal(one, other):
+    """Whether two values are, bit by bit, with what dicts of them hold."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
+    return one == other

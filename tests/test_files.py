@@ -22,6 +22,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import equal
 
 from rnnkernels import cli
 from rnnkernels.experiments import ENTRIES, Outcome, report, runner
@@ -360,14 +361,6 @@ def said(capsys, command):
     return lines[0]
 
 
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    return one == other
-
-
 def test_no_flipped_bit_of_a_checkpoint_loads_as_something_else(run):
     store, rng = Store(run), np.random.default_rng(0)
     whole, state, refused = store.checkpoint.read_bytes(), store.load(), 0
@@ -376,7 +369,7 @@ def test_no_flipped_bit_of_a_checkpoint_loads_as_something_else(run):
         content[at // 8] ^= 1 << at % 8
         store.checkpoint.write_bytes(content)
         try:
-            assert same(store.load(), state)  # a bit of no meaning, as those between two entries
+            assert equal(store.load(), state)  # a bit of no meaning, as those between two entries
         except ValueError as error:
             assert str(error).startswith(f"{store.checkpoint}: expected a whole checkpoint, got a damaged one: ")
             refused += 1

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import equal
 from torch import nn
 
 import rnnkernels as rk
@@ -254,14 +255,6 @@ def same(one, other):
         state["since"] = state["since"][:3]
         state["config"].pop("sequences")
     return equal(*states)
-
-
-def equal(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
-    return one == other
 
 
 def lines(folder):

@@ -29,6 +29,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -144,7 +145,7 @@ def sanitizer(tool: str) -> Callable[[str, Path, float], Sequence[str | Path] | 
 def sync(device: str, out: Path, seconds: float) -> Sequence[str] | str:
     if not shutil.which("nvcc"):
         return "no nvcc here"
-    to = f"/tmp/gpu-trial-sync-{os.getpid()}"
+    to = f"{tempfile.gettempdir()}/gpu-trial-sync-{os.getpid()}"
     arch = "native" if device == "cuda" else "sm_90"
     compiled = f"nvcc -std=c++20 -O3 -arch={arch} -o {to} bench/gpu/sync.cu"
     return ["bash", "-c", f"{compiled} && {to if device == 'cuda' else 'true'}; rc=$?; rm -f {to}; exit $rc"]

@@ -234,6 +234,11 @@ def layers(draw: Draw) -> None:
     call = call_of_layer(draw, module)
     what = f"{type(module).__name__}({given}), {sorted(call)}: "
     _try_module(draw, module, call, what)
+    _compare_with_torch(draw, module, given, call, what)
+
+
+def _compare_with_torch(draw: Draw, module: nn.Module, given: dict[str, Any], call: dict[str, Any], what: str) -> None:
+    """The same call of torch.nn's module, where it has one that takes the same arguments."""
     twin = DROP_INS.get(type(module))
     if twin and not set(given) & {*OPTIONS, *module.own} and given.get("nonlinearity") != "logistic":
         theirs = twin(**given)
@@ -257,11 +262,7 @@ def cells(draw: Draw) -> None:
         call["seed"] = draw.pick(draw.getrandbits(31), torch.tensor(7))
     what = f"{type(module).__name__}({given}), {sorted(call)}: "
     _try_module(draw, module, call, what)
-    twin = DROP_INS.get(type(module))
-    if twin and not set(given) & {*OPTIONS, *module.own} and given.get("nonlinearity") != "logistic":
-        theirs = twin(**given)
-        theirs.load_state_dict(module.state_dict())
-        _compare(draw, module, theirs, {name: call[name] for name in ("input", "hx") if name in call}, what)
+    _compare_with_torch(draw, module, given, call, what)
 
 
 @target(2)
