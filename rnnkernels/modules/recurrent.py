@@ -308,7 +308,7 @@ class Recurrent(TorchNames, Base):
             if len(weights) == 1:  # spares one tick the stacking
                 states = [s.squeeze(0) for s in states]
                 out, *finals = self._layer(x, *weights[0], states, batch_sizes)
-                return out, [_stack([s]) for s in finals], ()
+                return out, [torch.stack([s]) for s in finals], ()  # not a view: callers may change it in place
         every = options is not None and options[0].all_states
         initial = list(zip(*(s.unbind() for s in self._split(states)), strict=True)) if states else [()] * len(weights)
         count = self._op_states
@@ -325,7 +325,7 @@ class Recurrent(TorchNames, Base):
                 finals.append(rest[:count])
                 sequences.append((out, *rest[count:]))
             x = outs[0] if len(outs) == 1 else torch.cat(outs, -1)
-        finals = self._join([_stack(s) for s in zip(*finals, strict=True)])
+        finals = self._join([torch.stack(s) for s in zip(*finals, strict=True)])
         if not every:
             return x, finals, ()
         shape = (self.num_layers, self._directions)
