@@ -81,7 +81,7 @@ def layer(
     tensors = (x, w_ih, w_hh, b_ih, b_hh, w_hr, unit, *states, *reset_states)
     if autocasts(x):
         tensors = _autocast(tensors, torch.get_autocast_dtype(x.device.type), range(7, 7 + op.states))
-    if any_requires_grad(options.masks) and torch.is_grad_enabled():
+    if options is not PLAIN and torch.is_grad_enabled() and any_requires_grad(options.masks):
         raise RuntimeError("masks: expected tensors without requires_grad, since no gradient of a mask is computed")
     if not has_kernel(x):
         warn_once(f"{cell} runs in plain torch, tick by tick: this build has no kernel for device {x.device.type!r}")

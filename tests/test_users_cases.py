@@ -163,7 +163,7 @@ def test_a_state_carried_under_autocast_is_not_rounded(kind, dtype):
         torch.testing.assert_close(ours.double(), right, rtol=2e-3, atol=1e-3)
 
 
-def test_the_issue_of_a_gru_that_stops_moving():
+def test_a_gru_that_moves_slowly_under_autocast():
     cell = rk.GRUCell(1, 1)
     with torch.no_grad():
         for parameter in cell.parameters():
