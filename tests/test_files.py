@@ -361,6 +361,18 @@ def said(capsys, command):
     return lines[0]
 
 
+def test_an_entry_that_became_a_folder_is_damage(run):
+    """Of such an entry torch.load reads nothing, and returns memory that was never written."""
+    store = Store(run)
+    whole = store.checkpoint.read_bytes()
+    for entry in re.finditer(rb"PK\x01\x02", whole):
+        content = bytearray(whole)
+        content[entry.start() + 38] |= 0x10  # MS-DOS's mark of a folder
+        store.checkpoint.write_bytes(content)
+        with pytest.raises(ValueError, match="got a damaged one: archive/.* as a folder$"):
+            store.load()
+
+
 def test_no_flipped_bit_of_a_checkpoint_loads_as_something_else(run):
     store, rng = Store(run), np.random.default_rng(0)
     whole, state, refused = store.checkpoint.read_bytes(), store.load(), 0
@@ -449,7 +461,7 @@ def test_a_damaged_line_is_shown_in_one(run):
     assert len(str(raised.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("metrics", [None, "x", [1]])
+@pytest.mark.parametrize("metrics", [None, "x", [1], -1])
 def test_a_checkpoint_that_does_not_know_its_metrics_is_not_resumed(metrics, run):
     path = Store(run).checkpoint
     torch.save(torch.load(path) | {"metrics": metrics}, path)

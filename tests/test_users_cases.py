@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -580,6 +581,28 @@ def test_a_bias_is_there_or_not(kind):
     for value in (torch.zeros(2, 3), torch.zeros(0), "yes", None):
         with pytest.raises((TypeError, ValueError), match="^bias: expected"):
             kind(I, H, bias=value)
+
+
+def test_any_finite_number_is_a_forget_bias():
+    for value in (1, 0.5, -(2**64)):
+        bias = rk.LSTM(I, H, forget_bias=value).bias_ih_l0
+        assert (bias[H : 2 * H] == float(value)).all()
+    for value in (10**400, math.inf, math.nan, "1"):
+        with pytest.raises(ValueError, match="^forget_bias: expected a finite number or None, got"):
+            rk.LSTM(I, H, forget_bias=value)
+
+
+@every_kind
+@pytest.mark.parametrize("name", ["input_size", "hidden_size"])
+def test_sizes_are_no_bools(kind, name):
+    with pytest.raises(TypeError, match=f"^{name}: expected int, got bool$"):
+        kind(**{"input_size": I, "hidden_size": H, name: True})
+
+
+def test_a_projection_may_be_false():
+    assert rk.LSTM(I, H, proj_size=False).proj_size == nn.LSTM(I, H, proj_size=False).proj_size
+    with pytest.raises(TypeError, match="^proj_size: expected int, got bool$"):
+        rk.LSTM(I, H, proj_size=True)
 
 
 @pytest.mark.parametrize("kind", [*LAYERS, rk.NTM], ids=lambda k: k.__name__)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import functional
 from ..functional import autocasts
 from ..options import Masks, Options
-from .checks import choice, number_or_none, of_type, one_seed, positive, probability
+from .checks import choice, number_or_none, of_type, one_seed, positive, probability, size
 from .settings import Settings
 
 __all__ = ["Base"]
@@ -48,7 +48,8 @@ class Base(Settings):
     default_bias: bool | str = True
 
     checks = {
-        **dict.fromkeys(("input_size", "hidden_size", "proj_size"), of_type(int)),
+        **dict.fromkeys(("input_size", "hidden_size"), size),
+        "proj_size": lambda name, value: 0 if value is False else size(name, value),  # as torch.nn.LSTM takes it
         "bias": of_type(bool),
         **dict.fromkeys(RATES, probability),
         "recurrent_dropout_mode": choice("sequence", "step"),

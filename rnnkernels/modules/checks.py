@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,9 +80,9 @@ def not_negative(name: str, value: Any) -> Any:
 
 
 def number_or_none(name: str, value: Any) -> Any:
-    if value is not None and not (is_number(value) and math.isfinite(value)):
+    if value is not None and not (is_number(value) and abs(value) <= sys.float_info.max):
         raise ValueError(f"{name}: expected a finite number or None, got {shown(value)}")
-    return value
+    return float(value) if isinstance(value, int) else value  # torch fills with integers of 64 bits alone
 
 
 def of_type(kind: type) -> Check:
@@ -93,6 +94,13 @@ def of_type(kind: type) -> Check:
         return value
 
     return check
+
+
+def size(name: str, value: Any) -> int:
+    """Accepts what torch takes as a size of a tensor: integers that are no bool; a TypeError otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected int, got {type(value).__name__}")
+    return value
 
 
 def integer(least: int) -> Check:

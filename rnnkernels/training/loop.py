@@ -245,6 +245,8 @@ def train(
                 with store.reading():
                     training.load_state_dict(state)
                     position = operator.index(state["metrics"])
+                    if position < 0:
+                        raise ValueError(f"metrics: expected a number of bytes, got {position}")
                 store.cut(position)
             store.save(training.state_dict())
             interrupts = stack.enter_context(noted())

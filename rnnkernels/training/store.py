@@ -55,6 +55,8 @@ class Store:
             with zipfile.ZipFile(content) as archive:
                 if damaged := archive.testzip():  # torch.load does not look at the checksums
                     raise ValueError(f"wrong checksum of {damaged}")
+                if folders := [entry.filename for entry in archive.infolist() if entry.external_attr]:
+                    raise ValueError(f"{folders[0]} as a folder")  # of which torch.load reads nothing, and says nothing
             content.seek(0)
             state = torch.load(content, weights_only=True)
         with self.reading():

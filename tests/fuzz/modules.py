@@ -318,6 +318,8 @@ def _try_module(draw: Draw, module: nn.Module, call: dict[str, Any], what: str) 
         if mode in ("plain", "no_grad") and type(result) is Tensor and result._is_view() and not transposed:
             raise Fault(f"{what}result {k} is a view, which `detach_` and other changes in place refuse")
     precise = next(module.parameters()).dtype == torch.float64
+    if mode == "gradients" and getattr(module, "eps", None) == 0:
+        precise = False  # a padded row has no variance, and 0 / 0 goes through the reference's `where` backward
     if mode in ("plain", "gradients") and precise:
         torch.set_rng_state(state)  # of dropout between layers
         with plain_torch():
@@ -328,6 +330,8 @@ def _try_module(draw: Draw, module: nn.Module, call: dict[str, Any], what: str) 
         wrong, name = spoil_one(draw, call)
         results, error = examine(run, **wrong, what=f"{what}{mode}: {name}", separate=False)
         if error is None and mode != "gradients":
+            if isinstance(wrong.get("resets"), rnn.PackedSequence):
+                wrong = wrong | {"resets": wrong["resets"].data}  # in the order of the input, whatever theirs says
             check_devices([list(module.parameters()), wrong], results, f"{what}{name}")
 
 
@@ -344,8 +348,13 @@ def _compare(draw: Draw, ours: nn.Module, theirs: nn.Module, call: dict[str, Any
         results, error = _outcome(ours, call)
         others, other = _outcome(theirs, call)
         if (error is None) != (other is None):
-            if other is None and re.search("hx: expected .*, got 3|batch_sizes: expected", str(error)):
-                continue  # torch.nn takes no notice of a third state, nor of frames left over
+            lenient = (
+                "hx: expected .*, got 3|batch_sizes: expected|expected device cpu|its indices|, the dtype of the input"
+            )
+            if isinstance(call.get("input"), rnn.PackedSequence):
+                lenient += "|hx: expected shape"  # of which it picks rows before it looks at how many there are
+            if other is None and re.search(lenient, str(error)):
+                continue  # torch.nn takes no notice of a third state, frames left over, or a product with a meta tensor
             raise Fault(f"{what}{name}{error!r} here, {other!r} in torch.nn")
         if error is None and not any(t.is_meta for t in tensors_of([results, others])):
             for k, (a, b) in enumerate(zip(tensors_of(results), tensors_of(others), strict=True)):
