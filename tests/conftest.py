@@ -6,7 +6,9 @@ machine is busy. Tests of the kernels ask for two.
 
 import functools
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 import torch
@@ -49,28 +51,62 @@ def layers(cases, every=6):
     )
 
 
-_begun = {}  # by test, by the name of a case: a future
-
-
 @pytest.fixture
 def ahead(request):
-    """`ahead(work)` is work(**the test's parameters): begun for all selected cases of the test when the first asks, on
-    all cores. For work that is done in processes of its own."""
+    """What `work(**the test's parameters)` of the mark `ahead(work=...)` returned.
 
-    def result(work):
-        test, cases = request.function, request.session.items
-        if test not in _begun:
-            pool = ThreadPoolExecutor(os.cpu_count())
-            request.config.add_cleanup(lambda: pool.shutdown(cancel_futures=True))
-            selected = [case.callspec for case in cases if getattr(case, "function", None) is test]
-            _begun[test] = {case.id: pool.submit(work, **case.params) for case in selected}
-        return _begun[test][request.node.callspec.id].result()
+    For work that is done in processes of its own: it begins with the session, on all cores but the one that runs the
+    other tests, which come first.
+    """
+    request.config.works.hurry()
+    return request.config.works.results[request.node].result()
 
-    return result
+
+class Works:
+    """The work of tests marked `ahead(work=...)`."""
+
+    def __init__(self, items):
+        cores = os.cpu_count()
+        self.pool, self.permits = ThreadPoolExecutor(cores), threading.Semaphore(max(cores - 1, 1))
+        self.waiting = cores > 1  # whether a core is left to other tests
+        marks = {item: item.get_closest_marker("ahead") for item in items}
+        self.results = {
+            item: self.pool.submit(self.run, item, **mark.kwargs) for item, mark in marks.items() if mark.kwargs
+        }
+
+    def run(self, item, work):
+        with self.permits:
+            return work(**item.callspec.params)
+
+    def hurry(self):
+        """The other tests are over."""
+        if self.waiting:
+            self.permits.release()
+        self.waiting = False
+
+    def end(self):
+        """What nobody waits for any more is ended."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        if not all(result.done() for result in self.results.values()):
+            import psutil
+
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+
+
+def pytest_collection_finish(session):
+    items = [item for item in session.items if item.get_closest_marker("ahead")]
+    if items and not session.config.option.collectonly:
+        session.config.works = Works(items)
+        session.config.add_cleanup(session.config.works.end)
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "cuda: needs a card, and a build for it")
+    config.addinivalue_line(
+        "markers", "ahead(work=...): work(**parameters) begins with the session; without: comes late"
+    )
 
 
 def pytest_collection_modifyitems(items):
@@ -82,6 +118,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if missing and item.get_closest_marker("cuda"):
             item.add_marker(pytest.mark.skip(reason=missing))
+    items.sort(key=lambda item: item.get_closest_marker("ahead") is not None)
 
 
 def pytest_terminal_summary(terminalreporter):

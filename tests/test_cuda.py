@@ -36,7 +36,14 @@ def test_it_is_another_build_that_runs():
     assert Path(file).is_relative_to(BUILT) and "'isa': 'cuda'" in kernel, done.stderr
 
 
+def over_cuda(tests, which, order):
+    options = ["-k", which, "-o", f"pythonpath={BUILT}", "-p", "no:cacheprovider"]
+    seen = {"CUDA_ON_CPU_SEED": str(order), "RNNKERNELS_CUDA_PATH": "tick"}  # the other: test_persistent.py
+    return python("-m", "pytest", f"tests/{tests}", *options, **seen)
+
+
 # The order in which threads and blocks run differs from file to file, so that nothing relies on any.
+@pytest.mark.ahead(work=over_cuda)
 @pytest.mark.parametrize(
     "tests, which, order",
     [
@@ -50,14 +57,8 @@ def test_it_is_another_build_that_runs():
     ],
 )
 def test_over_cuda(tests, which, order, ahead):
-    def over_cuda(tests, which, order):
-        options = ["-k", which, "-o", f"pythonpath={BUILT}", "-p", "no:cacheprovider"]
-        seen = {"CUDA_ON_CPU_SEED": str(order), "RNNKERNELS_CUDA_PATH": "tick"}  # the other: test_persistent.py
-        return python("-m", "pytest", f"tests/{tests}", *options, **seen)
-
-    done = ahead(over_cuda)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert " passed" in done.stdout
+    assert ahead.returncode == 0, ahead.stdout[-4000:]
+    assert " passed" in ahead.stdout
 
 
 def test_check():

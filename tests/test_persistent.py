@@ -7,15 +7,16 @@ import pytest
 from test_cuda import BUILT, ROOT, python
 
 
+def over_persistent(order):
+    options = ["-o", f"pythonpath={BUILT}", "-p", "no:cacheprovider"]
+    return python("-m", "pytest", "tests/over_persistent.py", *options, CUDA_ON_CPU_SEED=str(order))
+
+
+@pytest.mark.ahead(work=over_persistent)
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_over_persistent(order, ahead):
-    def over_persistent(order):
-        options = ["-o", f"pythonpath={BUILT}", "-p", "no:cacheprovider"]
-        return python("-m", "pytest", "tests/over_persistent.py", *options, CUDA_ON_CPU_SEED=str(order))
-
-    done = ahead(over_persistent)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert " passed" in done.stdout and " skipped" not in done.stdout
+    assert ahead.returncode == 0, ahead.stdout[-4000:]
+    assert " passed" in ahead.stdout and " skipped" not in ahead.stdout
 
 
 def test_a_layout_is_found_once(tmp_path):
