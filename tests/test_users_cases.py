@@ -592,6 +592,13 @@ def test_any_finite_number_is_a_forget_bias():
             rk.LSTM(I, H, forget_bias=value)
 
 
+@pytest.mark.parametrize("value", ["tnah", None, nn.Parameter(torch.zeros(3))], ids=str)
+def test_an_rnn_cell_looks_at_its_nonlinearity_when_it_is_called(value):
+    cell = rk.RNNCell(I, H, nonlinearity=value)
+    with pytest.raises(RuntimeError, match="^nonlinearity: expected 'tanh', 'relu' or 'logistic', got"):
+        cell(torch.zeros(B, I))
+
+
 @every_kind
 @pytest.mark.parametrize("name", ["input_size", "hidden_size"])
 def test_sizes_are_no_bools(kind, name):

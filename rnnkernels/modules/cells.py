@@ -185,7 +185,7 @@ class RNNCell(families.RNN, RecurrentCell):
         mask: Tensor | None = None,
         **options: Any,
     ) -> None:
-        self.nonlinearity = nonlinearity
+        vars(self)["nonlinearity"] = nonlinearity  # whatever it is: nn.Module takes no Parameter at this point
         super().__init__(input_size, hidden_size, bias, device, dtype, **options)
         if mask is not None:
             self._set_masks([mask])
