@@ -1,19 +1,13 @@
 """What the compiler says of the CUDA kernels, and what that implies: ``python -m bench.estimate`` renders docs/cuda.md.
 
-Nothing here is a measurement. Occupancy is arithmetic over csrc/cuda/limits.toml; the instructions of inner loops are
-counted in nvcc's output where ``--nvdisasm`` names the disassembler; floors divide bytes and operations by datasheets.
+Nothing here is a measurement. Occupancy is arithmetic over csrc/cuda/limits.toml; floors divide bytes and operations by
+datasheets.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-import shutil
-import subprocess
-import tempfile
 import tomllib
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +48,10 @@ CARDS = (
 KERNELS = (
     ("forward_run<Lstm, float, 0>", 128, 0),
     ("backward_run<Lstm, float, 0>", 128, 0),
-    ("forward_walk<Lstm, Fma<float> >", 256, 64 << 10),
-    ("backward_walk<Lstm, Fma<float> >", 256, 64 << 10),
-    ("forward_walk<Lstm, TensorCores<__nv_bfloat16> >", 256, 64 << 10),
-    ("backward_walk<Lstm, TensorCores<__nv_bfloat16> >", 256, 64 << 10),
+    ("forward_walk<Lstm, Fma<float>, true>", 256, 64 << 10),
+    ("backward_walk<Lstm, Fma<float>, true>", 256, 64 << 10),
+    ("forward_walk<Lstm, TensorCores<__nv_bfloat16>, true>", 256, 64 << 10),
+    ("backward_walk<Lstm, TensorCores<__nv_bfloat16>, true>", 256, 64 << 10),
     ("ntm_walk<NtmForward<Lstm, float>, float, true>", 256, 32 << 10),
     ("ntm_walk<NtmBackward<Lstm, float>, float, true>", 256, 91 << 10),
 )
@@ -83,72 +77,6 @@ def occupancies() -> str:
                 cells.append(f"{card.occupancy(registers, threads, static + dynamic):.0%} ({registers})")
         rows.append([f"`{name}`", str(threads), f"{dynamic >> 10}", *cells])
     return table(["kernel", "threads", "KiB", *(card.name for card in CARDS)], rows)
-
-
-# -- instructions ------------------------------------------------------------------------------------------------------
-
-# An HMMA is 16 x 8 x 16 multiplications of 32 lanes. What nvcc cannot tell to be shared memory is a generic load.
-KINDS = {
-    "FMA": r"[FD]FMA|FFMA2",
-    "HMMA": r"HMMA\.16816",
-    "load shared": r"LDS|LDSM",
-    "load generic": r"LD",
-    "load global": r"LDG",
-    "barrier": r"BAR",
-}
-OF_HMMA = 64
-
-
-def functions(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Name and lines of each kernel that nvdisasm lists."""
-    for part in re.split(r"\n\t\.section\t\.text\.", text)[1:]:
-        name = re.match(r"[^,]+", part)[0]
-        filt = shutil.which("c++filt")
-        plain = subprocess.run([filt, name], capture_output=True, text=True).stdout if filt else name
-        short = re.sub(r"rnn::(cuda::)?|\(rnn::\w+\)|^void ", "", plain.strip().partition("(")[0])
-        yield short.replace(", (int)", ", "), part.splitlines()
-
-
-def multiplications(count: Counter[str]) -> int:
-    """Multiply-adds of a lane."""
-    return count["FMA"] + OF_HMMA * count["HMMA"]
-
-
-def inner_loop(lines: list[str]) -> Counter[str]:
-    """Instructions of the innermost loop with the most multiply-adds."""
-    labels, loops = {}, []
-    for i, line in enumerate(lines):
-        if found := re.match(r"(\.L_x_\d+):", line):
-            labels[found[1]] = i
-        if (found := re.search(r"BRA.*`\((\.L_x_\d+)\)", line)) and found[1] in labels:
-            loops.append((labels[found[1]], i))
-    inner = [(a, b) for a, b in loops if not any(a <= c and d < b for c, d in loops if (c, d) != (a, b))]
-    best: Counter[str] = Counter()
-    for a, b in inner:
-        words = [re.search(r"\*/\s+(?:@!?U?P\w+ )?([A-Z0-9.]+)", line) for line in lines[a : b + 1]]
-        count = Counter(
-            kind for w in words if w for kind, pattern in KINDS.items() if re.match(rf"(?:{pattern})(?:\.|$)", w[1])
-        )
-        if multiplications(count) > multiplications(best):
-            best = count
-    return best
-
-
-def instructions(nvcc: str, nvdisasm: str, architecture: str) -> str:
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for source in sorted([*CUDA.glob("*_float.cu"), *CUDA.glob("*_halves.cu")]):
-            cubin = Path(folder) / f"{source.stem}.cubin"
-            flags = ["-std=c++20", "-expt-relaxed-constexpr", f"-arch={architecture}", "-cubin"]
-            subprocess.run([nvcc, *flags, source, "-o", cubin], check=True)
-            text = subprocess.run([nvdisasm, "-c", cubin], check=True, capture_output=True, text=True).stdout
-            for name, lines in functions(text):
-                count = inner_loop(lines)
-                if multiplications(count) and re.search("Lstm|Gru[,>]|Rnn<Tanh", name) and "LayerNorm" not in name:
-                    loads = count["load shared"] + count["load generic"]
-                    ratio = f"{multiplications(count) / loads:.1f}" if loads else "-"
-                    rows.append([f"`{name}`", *(str(count[kind]) for kind in KINDS), ratio])
-    return table(["inner loop", *KINDS, "multiply-adds per shared load"], sorted(rows))
 
 
 # -- floors ------------------------------------------------------------------------------------------------------------
@@ -182,14 +110,8 @@ def machine_floors(N: int = 128, M: int = 20, H: int = 100, inputs: int = 10, he
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.estimate", description=__doc__)
-    parser.add_argument("--nvcc", default=shutil.which("nvcc"))
-    parser.add_argument("--nvdisasm", default=shutil.which("nvdisasm"), help="comes with CUDA, and with triton")
-    parser.add_argument("--architecture", default="sm_80", help="whose instructions are counted")
-    args = parser.parse_args()
+    argparse.ArgumentParser(prog="python -m bench.estimate", description=__doc__).parse_args()
     blocks = {"occupancy": occupancies(), "floors": floors(), "machine": machine_floors()}
-    if args.nvcc and args.nvdisasm:
-        blocks["instructions"] = instructions(args.nvcc, args.nvdisasm, args.architecture)
     text = PAGE.read_text()
     for name, block in blocks.items():
         begin, end = MARK.format(name, "start"), MARK.format(name, "end")

@@ -199,7 +199,7 @@ def test_the_wish(monkeypatch):
         ("auto", Case(4, 64, 5, 7), "persistent, "),
         ("", Case(4, 64, 5, 7), "persistent, "),
         ("auto", Case(3, 3, 5, 7), "tick by tick"),  # too short
-        ("auto", Case(4, 65, 5, 7), "tick by tick"),  # too many rows
+        ("auto", Case(4, 4096, 5, 7), "tick by tick"),  # too many rows
         ("tick", Case(4, 3, 5, 7), "tick by tick"),
         ("persistent", Case(1, 65, 5, 7), "persistent, "),
     ]:

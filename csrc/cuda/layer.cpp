@@ -90,22 +90,23 @@ template <class Real> class Walk {
   void choose_path(const std::vector<const Persistent<Real>*>& kernels, int columns, int64_t terms) {
     const Path path = wanted_path();
     if (path == Path::kTick || c.time.steps() == 0 || B == 0 || H == 0) return;
-    // An estimate of where it is worth it: products that wait rather than work, and some ticks to wait for.
-    if (path == Path::kAuto && (c.time.steps() < 4 || (terms > 0 && B > 64))) return;
-    const char* why = try_persistent(kernels, {B, H, terms, columns});
+    if (path == Path::kAuto && c.time.steps() < 4) return;
+    const char* why = try_persistent(kernels, {B, H, terms, columns}, path == Path::kAuto);
     TORCH_CHECK(!why || path == Path::kAuto, "RNNKERNELS_CUDA_PATH: persistent is not possible for this ", f.name, ": ",
                 why);
   }
-  // Null, or why it cannot be.
-  const char* try_persistent(const std::vector<const Persistent<Real>*>& kernels, const Shape& shape) {
+  // Null, or why it cannot be, or is not worth it.
+  const char* try_persistent(const std::vector<const Persistent<Real>*>& kernels, const Shape& shape, bool if_sooner) {
     if (kernels.empty() || c.w_hr) return "it is for cells of one stage, without projection or normalisation";
     const cudaDeviceProp& p = *at::cuda::getCurrentDeviceProperties();
     if (!p.cooperativeLaunch) return "the card knows no cooperative launches";
     if (c.time.steps() > INT_MAX - 2) return "there are too many ticks";
     for (auto* one : kernels) {
       if (10 * p.major + p.minor < one->panel.capability) continue;
-      layout = lay_out(shape, one->panel, {p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin)});
+      const Card card{p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin)};
+      layout = lay_out(shape, one->panel, card);
       if (!layout.blocks || !one->fits(layout)) continue;
+      if (if_sooner && layout.cycles > tick_cycles(shape, card, sizeof(Real) == 8 ? 64 : 128)) continue;
       one_launch = one;
       return nullptr;
     }

@@ -13,10 +13,11 @@ struct Panel {
   int columns, terms, chunks;
   int rows, fewest;                    // that are multiplied at once, and the fewest
   int bytes;                           // of a number of a row
+  int load;                            // numbers of a row that a lane loads at a time
   int pad;                             // numbers between two rows in shared memory, which would lie in the same banks
   int scratch;                         // bytes of shared memory in which a warp brings weights into shape
   int capability;                      // 10 * major + minor of cards that multiply so
-  double tile, one, of_chunk, of_one;  // cycles of `rows` rows and of one, before and for each chunk: estimates
+  double tile, one, of_chunk, of_one;  // cycles of `rows` rows and of one, before and for each chunk: measured
 
   bool operator==(const Panel&) const = default;
 };
@@ -30,13 +31,14 @@ inline constexpr Panel kFmaPanel{.columns = 8,
                                  .rows = kLoad<Real>,
                                  .fewest = 1,
                                  .bytes = sizeof(Real),
+                                 .load = kLoad<Real>,
                                  .pad = 0,
                                  .scratch = 0,
                                  .capability = 0,
-                                 .tile = 160,
-                                 .one = 60,
-                                 .of_chunk = 128,
-                                 .of_one = 32};
+                                 .tile = 190,
+                                 .one = 140,
+                                 .of_chunk = 150,
+                                 .of_one = 90};
 // By tensor cores: weights that are halves, rows of float, each number of which is the sum of two halves.
 inline constexpr Panel tensor_panel(int capability) {
   return {.columns = 32,
@@ -45,13 +47,14 @@ inline constexpr Panel tensor_panel(int capability) {
           .rows = 8,
           .fewest = 8,
           .bytes = sizeof(float),
+          .load = kLoad<float>,
           .pad = 8,
           .scratch = 1024,
           .capability = capability,
-          .tile = 120,
-          .one = 120,
-          .of_chunk = 200,
-          .of_one = 200};
+          .tile = 520,
+          .one = 520,
+          .of_chunk = 250,
+          .of_one = 250};
 }
 
 // What of a card counts here.
@@ -70,16 +73,32 @@ struct Shape {
   bool operator==(const Shape&) const = default;
 };
 
-// A block owns the columns of some units, for some rows: row b is of slice b % row_slices.
+// Divides by a number that the host knows, by multiplying with its inverse: the GPU's own division of integers is some
+// twenty instructions. n >= 0, n * by < 2^32.
+struct Divisor {
+  int by;
+  uint32_t inverse;  // 2^32 / by, rounded up past it; 0: by is 1
+
+  Divisor() = default;
+  explicit Divisor(int by) : by(by), inverse(by > 1 ? static_cast<uint32_t>((uint64_t{1} << 32) / by + 1) : 0) {}
+  RNN_FN int quotient(int n) const {
+    return inverse ? static_cast<int>(static_cast<uint64_t>(static_cast<uint32_t>(n)) * inverse >> 32) : n;
+  }
+  RNN_FN int remainder(int n) const { return n - quotient(n) * by; }
+};
+
+// A block owns the columns of some units, for some rows: row b is of slice b % row_slices, a power of two.
 struct Layout {
   int blocks;  // unit slices by row slices; 0: none, it does not fit
-  int row_slices, unit_slices, units, all_units;
+  int row_slices, row_bits, unit_slices, units, all_units;
   int column_groups, term_groups, chunks;  // panels are column groups by term groups
   int columns;                             // of all panels side by side
   int all_chunks;                          // of the terms
   int pass, room;                          // rows that are staged at a time, and room for them
   int staged;                              // numbers from one staged row to the next
   int64_t panels_at, shared;               // bytes before the panels that are in shared memory, and in all
+  Divisor by_units, by_column_groups, by_panels, by_loads;  // loads: of a staged row
+  double cycles;                                            // of a tick: an estimate
 
   RNN_FN int panels() const { return column_groups * term_groups; }
   RNN_FN bool meets() const { return unit_slices > 1 && all_chunks > 0; }  // whether blocks wait for each other
@@ -89,6 +108,12 @@ struct Layout {
 // keeps what it found last.
 Layout lay_out(const Shape&, const Panel&, const Card&);
 long searches();  // that this thread has made
+
+// Cycles of a tick that is a product and a kernel, by an estimate: they are launched at the pace of the host, and
+// cuBLAS makes half of the multiply-adds that a multiprocessor can make in a cycle, without TF32.
+inline double tick_cycles(const Shape& s, const Card& card, double multiply_adds) {
+  return 16000 + 2.0 * s.rows * s.units * s.columns * s.terms / (card.multiprocessors * multiply_adds);
+}
 
 template <class Real> struct Persistent {
   Panel panel;

@@ -66,13 +66,15 @@ template <class Real> RNN_FN MaskRows<Real> mask_of(const Call<Real>& c, MaskKin
 // ----------------------------------------------------------------------------------------------------------- forward
 
 // Makes the states of row b ready for tick t: they are reset, and h is copied, masked, to where the products will read
-// it, if that is elsewhere. Each number by the thread that has just written it.
+// it, if that is elsewhere. Each number by the thread that has just written it. states: of the cell, a constant where
+// it is known.
 template <class Real>
-RNN_FN void prepare(const Step<Real>& m, int64_t t, int64_t b, int64_t unit, Real* masked) {
+RNN_FN void prepare(const Step<Real>& m, int states, int64_t t, int64_t b, int64_t unit, Real* masked) {
   const Call<Real>& c = m.c;
   if (t < 0 || b >= c.time.rows(t)) return;
   const bool cut = c.is_cut(t, b);
-  for (int s = 0; s < m.f.states; ++s) {
+  RNN_UNROLL(5)
+  for (int s = 0; s < states; ++s) {
     if (unit >= c.units(s)) continue;
     Real* state = m.state_row(s, b) + unit;
     if (cut) *state = c.reset[s] ? c.reset[s][unit] : Real(0);
@@ -87,7 +89,7 @@ template <class Real> __global__ void enter(const __grid_constant__ Step<Real> m
   over_units(c.time.batch, m.units(), across, [&](int64_t b, int64_t unit) {
     for (int s = 0; s < m.f.states; ++s)
       if (unit < c.units(s)) m.state_row(s, b)[unit] = c.first_at(s, b)[unit];
-    prepare(m, c.time.steps() > 0 ? c.time.tick(0) : -1, b, unit, m.masked);
+    prepare(m, m.f.states, c.time.steps() > 0 ? c.time.tick(0) : -1, b, unit, m.masked);
   });
 }
 
@@ -96,7 +98,7 @@ __global__ void deliver(const __grid_constant__ Step<Real> m, int64_t t, int64_t
   const Call<Real>& c = m.c;
   over_units(rows, m.units(), across, [&](int64_t b, int64_t unit) {
     if (c.out && unit < c.outputs && b < c.time.rows(t)) c.out_at(t, b)[unit] = m.state_row(0, b)[unit];
-    prepare(m, next, b, unit, m.masked);
+    prepare(m, m.f.states, next, b, unit, m.masked);
   });
 }
 
@@ -122,10 +124,11 @@ template <class Cell, class Real> RNN_FN Kept kept_of(const Call<Real>& c) {
   return kBare.with(c.w_hr != nullptr, c.masks[kZoneCell].on());
 }
 
-// product(g): what the product before the run left for gate g of the stage.
+// product(g): what the product before the run left for gate g of the stage. h, next_h: where the first state is read
+// and written, if elsewhere than the others.
 template <class Cell, class Real, int S, class Product>
-__device__ __forceinline__ void forward_unit(const Step<Real>& m, int64_t t, int64_t b, int64_t unit,
-                                             Product&& product) {
+__device__ __forceinline__ void forward_unit(const Step<Real>& m, int64_t t, int64_t b, int64_t unit, Product&& product,
+                                             const Real* h = nullptr, Real* next_h = nullptr) {
   constexpr StageFacts f(facts_of<Cell>(), S);
   constexpr int kInputs = Cell::kGates - Cell::kFirstInput;
   const Call<Real>& c = m.c;
@@ -152,6 +155,7 @@ __device__ __forceinline__ void forward_unit(const Step<Real>& m, int64_t t, int
   a.ld_parameters = H;
   RNN_UNROLL(5)
   for (int s = 0; s < Cell::kStates; ++s) a.s[s] = a.next[s] = m.state_row(s, b) + unit;
+  if (h) a.s[0] = h, a.next[0] = next_h;
   if (kIsLast<Cell, S>) {
     a.zone_h = mask_of(c, kZoneH, t, b, unit);
     a.zone_cell = mask_of(c, kZoneCell, t, b, unit);
@@ -238,11 +242,11 @@ __global__ void __launch_bounds__(kWholeRows<Cell> ? kWholeRow : kPart, kBlocks<
     const int64_t b = blockIdx.x;
     if (b < c.time.rows(t)) forward_stages<Cell, Real, S>(m, t, b, threadIdx.x, blockDim.x);
     for (int64_t unit = threadIdx.x; unit < c.hidden && prepares; unit += blockDim.x)
-      prepare(m, next, b, unit, m.masked);
+      prepare(m, Cell::kStates, next, b, unit, m.masked);
   } else {
     over_units(rows, c.hidden, across, [&](int64_t b, int64_t unit) {
       if (b < c.time.rows(t)) forward_stages<Cell, Real, S>(m, t, b, unit, c.hidden);
-      if (prepares) prepare(m, next, b, unit, m.masked);
+      if (prepares) prepare(m, Cell::kStates, next, b, unit, m.masked);
     });
   }
 }

@@ -86,6 +86,14 @@ template <class V> RNN_FN V log(V x) {
   return V::fma(n, V(C::kLn2Hi), f - (less - n * V(C::kLn2Lo)));
 }
 
+// a / b for b of at least 1, as sooner as a lane type knows to.
+template <class V> RNN_FN V over(V a, V b) {
+  if constexpr (requires { V::over(a, b); })
+    return V::over(a, b);
+  else
+    return a / b;
+}
+
 // b - b q with q = e / (1 + e), e = e^-|x|, b = 1 for positive x, else e. The last step rounds once what is nearly
 // exact; e / (1 + e) alone is off by up to 2.3 ULP. Denormal results included, at most 2 ULP.
 template <class V> RNN_FN V sigmoid(V x) {
@@ -94,7 +102,7 @@ template <class V> RNN_FN V sigmoid(V x) {
   V p = expm1_reduced(V::max(V(C::kUnderflow), V(0) - V::abs(x)), n);
   V e = V::scale2(V(1) + p, n);
   V b = V::one_if_positive(x, e);
-  return V::fma(V(0) - b, e / (V(1) + e), b);
+  return V::fma(V(0) - b, over(e, V(1) + e), b);
 }
 
 // tanh |x| = h / (h + 1) = b - b q with h = (e^2|x| - 1) / 2, b = min(h, 1), q = b / (h + 1): at most 2 ULP.
@@ -106,7 +114,7 @@ template <class V> RNN_FN V tanh(V x) {
   V s = V::scale2_normal(V(0.5), n);
   V h = V::fma(s, p, s - V(0.5));
   V b = V::min(V(1), h);
-  return V::copysign(V::fma(V(0) - b, b / (h + V(1)), b), x);
+  return V::copysign(V::fma(V(0) - b, over(b, h + V(1)), b), x);
 }
 
 // log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|; what rounding takes from 1 + e is put back: at most 2.5 ULP.

@@ -48,6 +48,18 @@ template <class T> struct Lane {
     return a.v * b.v + c.v;
 #endif
   }
+  // a / b for b from 1 to 2^100, on a GPU without the branch to where others are divided: at most 1 ULP.
+  RNN_FN static Lane over(Lane a, Lane b) {
+#if defined(__CUDA_ARCH__)
+    if constexpr (sizeof(T) == 4) {
+      T inverse;
+      asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b.v));
+      T q = a.v * inverse;
+      return __builtin_fmaf(__builtin_fmaf(-b.v, q, a.v), inverse, q);
+    }
+#endif
+    return a / b;
+  }
   RNN_FN static Lane min(Lane a, Lane b) { return a.v < b.v ? a.v : b.v; }
   RNN_FN static Lane max(Lane a, Lane b) { return a.v > b.v ? a.v : b.v; }
   RNN_FN static Lane sqrt(Lane a) {
