@@ -161,6 +161,9 @@ def layer_calls(row: Row, device: torch.device, loops: bool = True) -> Iterator[
         yield "cuDNN", lambda: with_tf32(cudnn, True, of_module(problem, TORCH[row.cell][0], backward))
         if on_card and row.dtype == "float32":
             yield "cuDNN, no TF32", lambda: with_tf32(cudnn, False, of_module(problem, TORCH[row.cell][0], backward))
+        if on_card:
+            theirs = TORCH[row.cell][0]
+            yield "cuDNN, graph", lambda: graphed(with_tf32(cudnn, True, of_module(problem, theirs, backward)))
     if loops or not on_card:
         yield "eager loop", lambda: of_loop(problem, reference_tick(row.cell), backward)
     if loops and on_card:
@@ -388,6 +391,26 @@ def run(
 
 
 # -- report ------------------------------------------------------------------------------------------------------------
+
+
+def graphs(path: Path) -> str:
+    """A GPU's own time beside cuDNN's, both in a CUDA graph, so that the host's pace does not count: a row a layer."""
+    body = json.loads(path.read_text())
+    ours, theirs = "rnnkernels, graph", "cuDNN, graph"
+    table: dict[str, dict[str, str]] = {}
+    for name, row in body["rows"].items():
+        layer, dtype, mode = name.rsplit(" ", 2)
+        if {ours, theirs} <= row["times"].keys():
+            own, other = (row["times"][who]["median"] for who in (ours, theirs))
+            ratio = f"{other / own:.2f}x"
+            ratio = ratio if own <= other else f"**{ratio}**"
+            table.setdefault(layer, {})[f"{dtype}, {mode}"] = f"{own * 1e6:.0f} us, {ratio}"
+    columns = [f"{dtype}, {mode}" for dtype in DTYPES for mode in MODES]
+    lines = [f"{body['card']}, torch {body['software']['torch']}, cuDNN {body['software']['cudnn']}:", ""]
+    lines += ["| layer | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for layer in sorted(table, key=lambda name: (name.split()[0], [int(n) for n in re.findall(r"\d+", name)[1:]])):
+        lines.append(f"| {layer} | " + " | ".join(table[layer].get(column, "-") for column in columns) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def section(path: Path) -> str:

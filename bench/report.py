@@ -24,7 +24,7 @@ from .timing import BUSY_CORES
 from .variants import VARIANTS
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+README, GPU_PAGE = HERE.parent / "README.md", HERE.parent / "docs/cuda.md"
 MARK = "<!-- bench:{} -->"
 MODES = {"inference": "inference", "training": "forward + backward"}
 TITLES = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN (tanh)", "minimal_gru": "MinimalGRU"}
@@ -776,14 +776,14 @@ def variant_summary(run: Run) -> list[str]:
     return parts
 
 
-def write_readme(runs: list[Run]) -> bool:
-    """Rewrite the block between the two marks; False where README.md has none."""
-    text = README.read_text() if README.exists() else ""
+def write_block(page: Path, content: str) -> bool:
+    """Rewrite the block of a page between the two marks; False where it has none."""
+    text = page.read_text() if page.exists() else ""
     start, end = MARK.format("start"), MARK.format("end")
     if start not in text or end not in text:
         return False
-    block = f"{start}\n{readme_block(runs)}{end}"
-    README.write_text(re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: block, text, flags=re.DOTALL))
+    block = f"{start}\n{content}{end}"
+    page.write_text(re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: block, text, flags=re.DOTALL))
     return True
 
 
@@ -796,12 +796,13 @@ def main() -> None:
     plotted = [run for run in runs if run.layers]
     for run in plotted:
         plot(run)
+    write_block(GPU_PAGE, "\n".join(map(card.graphs, cards)))
     (HERE / "RESULTS.md").write_text(HEAD + "\n" + "\n".join([*map(section, runs), *map(card.section, cards)]))
     print(
         f"wrote {HERE / 'RESULTS.md'} and {len(plotted)} plot(s)"
         + (
             ", and the table of README.md"
-            if write_readme(runs)
+            if write_block(README, readme_block(runs))
             else f"; {README.name} has no {MARK.format('start')} block"
         )
     )

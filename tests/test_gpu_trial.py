@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,10 +167,18 @@ def test_the_script(tmp_path):
     assert len(json.loads(table.read_text())["rows"]) == 3
 
 
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here")
+def test_what_is_in_cuda_compiles(tmp_path):
+    trial.main(["--device", "cpu", "--only", "sync", "layouts", "--out", str(tmp_path)])
+    assert {name: s["state"] for name, s in account(tmp_path).items()} == {"sync": "ok", "layouts": "ok"}
+
+
 def test_results_are_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trial, "CARDS", tmp_path / "cards")
     assert trial.main(["--keep", str(tmp_path)]) == 1 and "expected trial.json" in capsys.readouterr().err
     (tmp_path / "trial.json").write_text('{"steps": {}}')
     (tmp_path / "some-gpu.json").write_text('{"rows": {}}')
+    (tmp_path / "layouts.txt").write_text("1 2\n")
     assert trial.main(["--keep", str(tmp_path)]) == 0
-    assert {p.name for p in (tmp_path / "cards").iterdir()} == {"some-gpu.json", "some-gpu-trial.json"}
+    kept = {p.name for p in (tmp_path / "cards").iterdir()}
+    assert kept == {"some-gpu.json", "some-gpu-trial.json", "some-gpu-layouts.txt"}

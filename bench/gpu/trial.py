@@ -10,7 +10,8 @@ what it knew. In the folder ($OUT unless --out names one) there are at most 8 fi
     trial.json      how each step ended, its seconds, its last lines, and the facts of the machine
     log.txt         what the steps printed
     <gpu>.json      times of layers and the Neural Turing Machine beside cuDNN
-    walks.ncu-rep   the profile, where there is ncu
+    layouts.txt     microseconds of layouts of a walk beside their estimates
+    walks.csv.gz    what each instruction of the walks waited for, where there is ncu
 
 Nothing is fetched. An extension built before (`make gpu-trial`, rnnkernels/_C.cpython-312-*.so) is used where there is
 one, else it is built, and the run takes longer. Status 0 if every step that ran succeeded.
@@ -25,6 +26,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -142,13 +144,27 @@ def sanitizer(tool: str) -> Callable[[str, Path, float], Sequence[str | Path] | 
     return command
 
 
-def sync(device: str, out: Path, seconds: float) -> Sequence[str] | str:
+def compiled(source: str, device: str, *flags: str, to: Path | None = None) -> Sequence[str] | str:
+    """A command that compiles a file of this folder and, on a GPU, runs it; what it prints goes to a file, too."""
     if not shutil.which("nvcc"):
         return "no nvcc here"
-    to = f"{tempfile.gettempdir()}/gpu-trial-sync-{os.getpid()}"
-    arch = "native" if device == "cuda" else "sm_90"
-    compiled = f"nvcc -std=c++20 -O3 -arch={arch} -o {to} bench/gpu/sync.cu"
-    return ["bash", "-c", f"{compiled} && {to if device == 'cuda' else 'true'}; rc=$?; rm -f {to}; exit $rc"]
+    program = f"{tempfile.gettempdir()}/gpu-trial-{source}-{os.getpid()}"
+    target = "-arch=native" if device == "cuda" else "-arch=sm_90 -Xcicc -O0 -Xptxas -O0"  # sooner, where none runs
+    build = f"nvcc -std=c++20 -O3 {target} {' '.join(flags)} -o {program} bench/gpu/{source}.cu"
+    run = "true" if device != "cuda" else f"{program} | tee {shlex.quote(str(to))}" if to else program
+    return ["bash", "-c", f"set -o pipefail; {build} && {run}; rc=$?; rm -f {program}; exit $rc"]
+
+
+def sync(device: str, out: Path, seconds: float) -> Sequence[str] | str:
+    return compiled("sync", device)
+
+
+def layouts(device: str, out: Path, seconds: float) -> Sequence[str] | str:
+    flags = ("-expt-relaxed-constexpr", "-I csrc", "csrc/cuda/shared.cpp")
+    return compiled("layouts", device, *flags, to=out / "layouts.txt")
+
+
+SECTIONS = ("SourceCounters", "WarpStateStats", "LaunchStats")  # more of them, more replays of each kernel
 
 
 def profile(device: str, out: Path, seconds: float) -> Sequence[str | Path]:
@@ -156,9 +172,15 @@ def profile(device: str, out: Path, seconds: float) -> Sequence[str | Path]:
     found = shutil.which("ncu") if device == "cuda" else None
     if not found:
         return [*program, "--profile"]
-    kernels = ["-k", "regex:forward_walk|backward_walk|ntm_walk", "-s", "8", "-c", "4"]
-    seen = [found, "--clock-control", "none", "--set", "full", *kernels, "-f", "-o", out / "walks", *program]
-    return ["bash", "-c", '"$@" && { "$1" --import "$0.ncu-rep" --page details; true; }', out / "walks", *seen]
+    sections = [word for section in SECTIONS for word in ("--section", section)]
+    kernels = ["--profile-from-start", "off", "-k", "regex:forward_walk|backward_walk|ntm_walk"]
+    # The report holds the code of every kernel and is too large to bring back.
+    report = f"{tempfile.gettempdir()}/gpu-trial-walks-{os.getpid()}"
+    seen = [found, "--clock-control", "none", *sections, *kernels, "-f", "-o", report, *program]
+    to = out / "walks.csv.gz"
+    shown = f'"$1" --import {report}.ncu-rep --page'
+    script = f'"$@" && {shown} source --csv | gzip > "$0" && {shown} details; rc=$?; rm -f {report}.*; exit $rc'
+    return ["bash", "-c", script, to, *seen]
 
 
 def has(module: str) -> bool:
@@ -176,7 +198,8 @@ STEPS = (
     Step("memcheck", "walks under compute-sanitizer", 45, 20, sanitizer("memcheck"), "build"),
     Step("racecheck", "walks under compute-sanitizer", 45, 20, sanitizer("racecheck"), "build"),
     Step("sync", "what a meeting of all blocks costs", 25, 10, sync),
-    Step("profile", "four walks by ncu", 45, 15, profile, "build"),
+    Step("layouts", "layouts of a walk beside their estimates", 100, 0, layouts),
+    Step("profile", "what walks wait for, by ncu", 70, 15, profile, "build"),
 )
 
 
@@ -304,9 +327,12 @@ def keep(folder: Path) -> int:
     CARDS.mkdir(parents=True, exist_ok=True)
     for table in tables:
         shutil.copy(table, CARDS / table.name)
-    account = f"{tables[0].stem}-trial.json"
-    shutil.copy(folder / "trial.json", CARDS / account)
-    print(f"{CARDS}: {', '.join(p.name for p in tables)}, {account}; python -m bench.report renders them")
+    kept = [table.name for table in tables]
+    for name in ("trial.json", "layouts.txt"):
+        if (folder / name).exists():
+            kept.append(f"{tables[0].stem}-{name}")
+            shutil.copy(folder / name, CARDS / kept[-1])
+    print(f"{CARDS}: {', '.join(kept)}; python -m bench.report renders them")
     return 0
 
 

@@ -1,8 +1,9 @@
-"""Four calls of an LSTM and an NTM, forward and backward, each in one launch: what a profiler looks at.
+"""A layer's walk in one launch, forward and backward: what a profiler looks at.
 
     python bench/gpu/walks.py [--device cpu] [--profile]
 
-With --profile torch's own profiler looks, where there is no other.
+It runs a few times before the profiler is told to look (ncu --profile-from-start off). With --profile torch's own
+profiler looks, where there is no other.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import argparse
 import torch
 
 import rnnkernels as rk
-from bench import ntm
 from rnnkernels.testing import cuda_path
+
+WARM = 2
 
 
 def main() -> None:
@@ -21,22 +23,28 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
-    T, B, H, machine = (100, 32, 256, ntm.Row(16)) if given.device != "cpu" else (6, 2, 8, ntm.Row(2, T=3, N=16))
-    module, x = rk.LSTM(H, H).to(given.device), torch.randn(T, B, H, device=given.device)
-    call = ntm.calls(machine, rk.functional.ntm, True, device=given.device)
+    on_gpu = given.device != "cpu"
+    T, B, H = (100, 32, 256) if on_gpu else (6, 2, 8)
+    module, x = rk.LSTM(H, H, device=given.device), torch.randn(T, B, H, device=given.device)
 
-    def walk(times: int) -> None:
-        for _ in range(times):
-            module(x)[0].square().sum().backward()
-            call()
+    def call() -> None:
+        module(x)[0].square().sum().backward()
 
     with cuda_path("persistent"):
-        if not given.profile:
-            return walk(4)
-        walk(1)
-        with torch.profiler.profile() as seen:
-            walk(3)
-    order = "self_cuda_time_total" if given.device != "cpu" else "self_cpu_time_total"
+        for _ in range(WARM):
+            call()
+        if given.profile:
+            with torch.profiler.profile() as seen:
+                call()
+        elif on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.cudart().cudaProfilerStart()
+            call()
+            torch.cuda.synchronize()
+            torch.cuda.cudart().cudaProfilerStop()
+    if not given.profile:
+        return
+    order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
     print(seen.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=60))
 
 
