@@ -45,6 +45,14 @@ def test_a_case_can_be_run_again(planted, name, capsys):
     assert status == (name != "right") and capsys.readouterr().out.splitlines() == expected
 
 
+def test_a_case_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/weeks of work").touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(["--only", "checkpoints", "--seed", "0", "--case", "0"]) == 0
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "weeks of work"]
+
+
 def test_one_seed_draws_the_same_cases():
     first, again, other = (Draw(f"{seed}/layer/5").getrandbits(64) for seed in (3, 3, 4))
     assert first == again != other
