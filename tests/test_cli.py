@@ -1,13 +1,18 @@
 """The commands of `python -m rnnkernels`; the demo itself is run by `make demo`."""
 
+import importlib
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from conftest import CELLS, ISAS
 
 import rnnkernels as rk
 from rnnkernels import _C, cli, reference
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(*arguments):
@@ -41,10 +46,24 @@ def test_check_fails_where_a_kernel_is_wrong(monkeypatch, capsys):
     assert "FAILED" in said.out and "check: gru" in said.err and "check: rnn_tanh" not in said.err
 
 
-@pytest.mark.parametrize("command", ["info", "check", "demo", "train", "evaluate", "plot", "reproduce"])
+@pytest.mark.parametrize("command", ["info", "check", "bench", "demo", "train", "evaluate", "plot", "reproduce"])
 def test_help(command):
     done = run(command, "--help")
-    assert done.returncode == 0 and f"rnnkernels {command}" in done.stdout and done.stderr == ""
+    assert done.returncode == 0 and f"python -m rnnkernels {command}" in done.stdout and done.stderr == ""
+    assert "default: None" not in done.stdout
+
+
+def test_version():
+    assert run("--version").stdout == f"rnnkernels {rk.__version__}\n"
+
+
+def test_the_console_script(monkeypatch, capsys):
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["rnnkernels"]
+    module, _, function = script.partition(":")
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/rnnkernels", "--help"])
+    with pytest.raises(SystemExit, match="^0$"):
+        getattr(importlib.import_module(module), function)()
+    assert capsys.readouterr().out.startswith("usage: rnnkernels ")
 
 
 @pytest.mark.parametrize("arguments", [(), ("dance",), ("demo", "--epochs", "0"), ("info", "--loud")], ids=" ".join)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import get_isa
+from .. import __version__, get_isa
 from . import bench, check, demo, evaluate, info, plot, reproduce, train
 
 
@@ -21,7 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     What users, files and machines may do to a command is an exception of `TROUBLES`, wherever it is raised, and ends it
     with one line. Other exceptions are faults of ours and keep their traceback.
     """
-    parser = argparse.ArgumentParser(prog="python -m rnnkernels", description="Fused recurrent layers for PyTorch.")
+    by_script = os.path.basename(sys.argv[0]) == "rnnkernels"
+    prog = "rnnkernels" if by_script else "python -m rnnkernels"
+    parser = argparse.ArgumentParser(prog=prog, description="Fused recurrent layers for PyTorch.")
+    parser.add_argument("--version", action="version", version=f"rnnkernels {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in (info, check, bench, demo, train, evaluate, plot, reproduce):
         text = command.__doc__ or ""
@@ -30,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name,
             help=text.partition("\n")[0].rstrip("."),
             description=text,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=HelpFormatter,
         )
         command.add_arguments(sub)
         sub.set_defaults(run=command.run, command=name)
@@ -56,6 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, BrokenPipeError):  # who reads no further, as `head`, wants no more
             print(f"rnnkernels {args.command}: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each argument that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 TROUBLES = (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
