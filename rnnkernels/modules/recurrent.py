@@ -209,7 +209,7 @@ class Recurrent(TorchNames, Base):
                 keywords["resets"] = flags.transpose(0, 1) if batched and self.batch_first else flags
         options = self._choose(x, seed, masks, return_all)
         states = states if batched else [s.unsqueeze(1) for s in states]
-        if not states and autocasts(x):  # of the dtype of the input, as torch.nn's, in every layer
+        if not states and len(weights) > 1 and autocasts(x):  # of the dtype of the input, as torch.nn's, in every layer
             states = [x.new_zeros(len(weights), rows, width) for width in self._widths]
         out, finals, every = self._run(x, weights, units, states, None, keywords, options)
         if not batched:
