@@ -95,8 +95,8 @@ template <class Real> class Walk {
     TORCH_CHECK(!why || path == Path::kAuto, "RNNKERNELS_CUDA_PATH: persistent is not possible for this ", f.name, ": ",
                 why);
   }
-  // Null, or why it cannot be, or is not worth it.
-  const char* try_persistent(const std::vector<const Persistent<Real>*>& kernels, const Shape& shape, bool if_sooner) {
+  // Null, or why not. if_faster: only where the estimate of a tick is lower than that of the other path.
+  const char* try_persistent(const std::vector<const Persistent<Real>*>& kernels, const Shape& shape, bool if_faster) {
     if (kernels.empty() || c.w_hr) return "it is for cells of one stage, without projection or normalisation";
     const cudaDeviceProp& p = *at::cuda::getCurrentDeviceProperties();
     if (!p.cooperativeLaunch) return "the card knows no cooperative launches";
@@ -106,7 +106,7 @@ template <class Real> class Walk {
       const Card card{p.multiProcessorCount, static_cast<int64_t>(p.sharedMemPerBlockOptin)};
       layout = lay_out(shape, one->panel, card);
       if (!layout.blocks || !one->fits(layout)) continue;
-      if (if_sooner && layout.cycles > tick_cycles(shape, card, sizeof(Real) == 8 ? 64 : 128)) continue;
+      if (if_faster && layout.cycles > tick_cycles(shape, card, sizeof(Real) == 8 ? 64 : 128)) continue;
       one_launch = one;
       return nullptr;
     }

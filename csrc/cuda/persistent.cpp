@@ -62,7 +62,7 @@ bool complete(Layout& l, const Shape& s, const Panel& p, const Card& card) {
   return l.shared <= card.shared;
 }
 
-// Calls f with each layout that is worth a thought and fits; some come twice.
+// Calls f with each candidate that fits; some come twice.
 template <class F> void over_layouts(const Shape& s, const Panel& p, const Card& card, F&& f) {
   if (s.rows < 1 || s.units < 1) return;
   const int64_t chunks = up(s.terms, p.terms), fewest = up(chunks, p.chunks);

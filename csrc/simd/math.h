@@ -86,7 +86,7 @@ template <class V> RNN_FN V log(V x) {
   return V::fma(n, V(C::kLn2Hi), f - (less - n * V(C::kLn2Lo)));
 }
 
-// a / b for b of at least 1, as sooner as a lane type knows to.
+// a / b for b of at least 1, by the lane type's own division for such b if it has one.
 template <class V> RNN_FN V over(V a, V b) {
   if constexpr (requires { V::over(a, b); })
     return V::over(a, b);

@@ -48,7 +48,7 @@ template <class T> struct Lane {
     return a.v * b.v + c.v;
 #endif
   }
-  // a / b for b from 1 to 2^100, on a GPU without the branch to where others are divided: at most 1 ULP.
+  // a / b for b from 1 to 2^100, at most 1 ULP off. On a GPU 4 instructions; operator/ is 8 and a branch.
   RNN_FN static Lane over(Lane a, Lane b) {
 #if defined(__CUDA_ARCH__)
     if constexpr (sizeof(T) == 4) {
