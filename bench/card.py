@@ -27,7 +27,7 @@ import torch
 
 import rnnkernels as rk
 from rnnkernels import functional, reference
-from rnnkernels.testing import cuda_path
+from rnnkernels.testing import cuda_algo
 
 from . import ntm
 from .cases import GATES, GRID, Case, Problem, square
@@ -117,7 +117,7 @@ def with_tf32(backend, allowed: bool, call: Call) -> Call:
 
 def on_path(name: str, call: Call) -> Call:
     def run() -> Sequence[torch.Tensor]:
-        with cuda_path(name):
+        with cuda_algo(name):
             return call()
 
     return run

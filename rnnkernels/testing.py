@@ -34,7 +34,7 @@ __all__ = [
     "Problem",
     "Rounding",
     "assert_as_good_as",
-    "cuda_path",
+    "cuda_algo",
     "expected",
     "fitted",
     "on",
@@ -334,16 +334,16 @@ Results = Callable[..., tuple[Tensor, ...]]
 
 
 @contextmanager
-def cuda_path(name: str) -> Iterator[None]:
-    """Within it a card's kernels walk that way: $RNNKERNELS_CUDA_PATH."""
-    before = os.environ.get("RNNKERNELS_CUDA_PATH")
-    os.environ["RNNKERNELS_CUDA_PATH"] = name
+def cuda_algo(name: str) -> Iterator[None]:
+    """Within it a card's kernels walk that way: $RNNKERNELS_CUDA_ALGO."""
+    before = os.environ.get("RNNKERNELS_CUDA_ALGO")
+    os.environ["RNNKERNELS_CUDA_ALGO"] = name
     try:
         yield
     finally:
-        del os.environ["RNNKERNELS_CUDA_PATH"]
+        del os.environ["RNNKERNELS_CUDA_ALGO"]
         if before is not None:
-            os.environ["RNNKERNELS_CUDA_PATH"] = before
+            os.environ["RNNKERNELS_CUDA_ALGO"] = before
 
 
 def on(device: torch.device | str, function: Results) -> Results:

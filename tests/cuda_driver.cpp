@@ -46,7 +46,7 @@ class Lists {
 void pretend(int multiprocessors, int shared, const char* path) {
   setenv("CUDA_ON_CPU_SMS", std::to_string(multiprocessors).c_str(), 1);
   setenv("CUDA_ON_CPU_SHARED_OPTIN", std::to_string(shared).c_str(), 1);
-  setenv("RNNKERNELS_CUDA_PATH", path, 1);
+  setenv("RNNKERNELS_CUDA_ALGO", path, 1);
 }
 int in_one_launch = 0, on_tensor_cores = 0;  // calls that walked all ticks in one; those of halves
 Halves halves = Halves::kNone;               // what recurrent weights are said to be

@@ -42,7 +42,7 @@ SIZES = [
 
 @pytest.fixture(autouse=True)
 def forced(monkeypatch):
-    monkeypatch.setenv("RNNKERNELS_CUDA_PATH", "persistent")
+    monkeypatch.setenv("RNNKERNELS_CUDA_ALGO", "persistent")
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_tensor_cores(cell, case, multiprocessors, shared, card, poison, monkeyp
     # Rows are more than halves: as good as what is computed in float32, but where that is in the middle of two.
     problem = Problem(cell, case, dtype)
     on_tensor_cores = problem.outputs_and_gradients(functional.layer, dtype)
-    monkeypatch.setenv("RNNKERNELS_CUDA_PATH", "tick")
+    monkeypatch.setenv("RNNKERNELS_CUDA_ALGO", "tick")
     in_float = problem.outputs_and_gradients(functional.layer, dtype)
     differ = [(actual != in_float[label]).flatten() for label, actual in on_tensor_cores.items()]
     assert torch.cat(differ).double().mean() < 0.01
@@ -160,7 +160,7 @@ def test_what_does_not_fit_goes_tick_by_tick(multiprocessors, shared, cooperates
     card(multiprocessors, shared, cooperates)
     with pytest.raises(RuntimeError, match=f"persistent is not possible for this lstm: {why}"):
         layer("lstm", case)
-    monkeypatch.setenv("RNNKERNELS_CUDA_PATH", "auto")
+    monkeypatch.setenv("RNNKERNELS_CUDA_ALGO", "auto")
     check("lstm", case, torch.float32)
     assert path() == "tick by tick"
 
@@ -169,7 +169,7 @@ def test_what_does_not_fit_goes_tick_by_tick(multiprocessors, shared, cooperates
 def test_other_cells_go_tick_by_tick(cell, monkeypatch):
     with pytest.raises(RuntimeError, match=f"persistent is not possible for this {cell}: it is for cells of one stage"):
         layer(cell, Case(4, 3, 5, 18))
-    monkeypatch.setenv("RNNKERNELS_CUDA_PATH", "auto")
+    monkeypatch.setenv("RNNKERNELS_CUDA_ALGO", "auto")
     layer(cell, Case(4, 3, 5, 18))
     assert path() == "tick by tick"
 
@@ -203,9 +203,9 @@ def test_the_wish(monkeypatch):
         ("tick", Case(4, 3, 5, 7), "tick by tick"),
         ("persistent", Case(1, 65, 5, 7), "persistent, "),
     ]:
-        monkeypatch.setenv("RNNKERNELS_CUDA_PATH", name)
+        monkeypatch.setenv("RNNKERNELS_CUDA_ALGO", name)
         layer("lstm", case)
         assert path().startswith(said), (name, case, path())
-    monkeypatch.setenv("RNNKERNELS_CUDA_PATH", "fast")
-    with pytest.raises(RuntimeError, match="RNNKERNELS_CUDA_PATH: expected auto, tick or persistent, got fast"):
+    monkeypatch.setenv("RNNKERNELS_CUDA_ALGO", "fast")
+    with pytest.raises(RuntimeError, match="RNNKERNELS_CUDA_ALGO: expected auto, tick or persistent, got fast"):
         layer("lstm")

@@ -38,7 +38,7 @@ def test_it_is_another_build_that_runs():
 
 def over_cuda(tests, which, order):
     options = ["-k", which, "-o", f"pythonpath={BUILT}", "-p", "no:cacheprovider"]
-    seen = {"CUDA_ON_CPU_SEED": str(order), "RNNKERNELS_CUDA_PATH": "tick"}  # the other: test_persistent.py
+    seen = {"CUDA_ON_CPU_SEED": str(order), "RNNKERNELS_CUDA_ALGO": "tick"}  # the other: test_persistent.py
     return python("-m", "pytest", f"tests/{tests}", *options, **seen)
 
 

@@ -21,7 +21,7 @@ REGULARISED = Options(zoneout=0.25, zoneout_cell=0.5, recurrent_dropout=0.5, inp
 
 @pytest.fixture(params=["tick", "persistent", "auto"])
 def path(request, monkeypatch):
-    monkeypatch.setenv("RNNKERNELS_CUDA_PATH", request.param)
+    monkeypatch.setenv("RNNKERNELS_CUDA_ALGO", request.param)
     return request.param
 
 

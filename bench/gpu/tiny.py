@@ -18,7 +18,7 @@ import torch
 
 from rnnkernels import _C, functional, info
 from rnnkernels.cli.check import attempt
-from rnnkernels.testing import MACHINES, Case, MachineProblem, Problem, cuda_path, fitted, on
+from rnnkernels.testing import MACHINES, Case, MachineProblem, Problem, cuda_algo, fitted, on
 
 CASES = (Case(5, 9, 5, 33), Case(4, 3, 9, 17, layout="padded", resets=True))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -28,7 +28,7 @@ def checks(device: str, walks: bool) -> Iterator[tuple[str, partial]]:
     """By name what raises where a kernel is wrong."""
 
     def layer(cell: str, path: str, case: Case, dtype: torch.dtype) -> None:
-        with cuda_path(path):
+        with cuda_algo(path):
             Problem(cell, fitted(cell, case), dtype).check(on(device, functional.layer), dtype)
 
     for cell in [c["name"] for c in _C.cells()] if not walks else ["lstm"]:

@@ -13,7 +13,7 @@ import argparse
 import torch
 
 import rnnkernels as rk
-from rnnkernels.testing import cuda_path
+from rnnkernels.testing import cuda_algo
 
 WARM = 2
 
@@ -30,7 +30,7 @@ def main() -> None:
     def call() -> None:
         module(x)[0].square().sum().backward()
 
-    with cuda_path("persistent"):
+    with cuda_algo("persistent"):
         for _ in range(WARM):
             call()
         if given.profile:

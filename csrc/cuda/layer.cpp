@@ -20,15 +20,15 @@ using at::Tensor;
 
 Stream current_stream() { return static_cast<cudaStream_t>(at::cuda::getCurrentCUDAStream()); }
 
-// Which way a call walks: RNNKERNELS_CUDA_PATH, for tests and comparisons.
-enum class Path { kAuto, kTick, kPersistent };
-Path wanted_path() {
-  const char* value = std::getenv("RNNKERNELS_CUDA_PATH");
+// Which way a call walks: RNNKERNELS_CUDA_ALGO, for tests and comparisons.
+enum class Algo { kAuto, kTick, kPersistent };
+Algo wanted_algo() {
+  const char* value = std::getenv("RNNKERNELS_CUDA_ALGO");
   const std::string_view name = value ? value : "";
-  if (name == "tick") return Path::kTick;
-  if (name == "persistent") return Path::kPersistent;
-  TORCH_CHECK(name.empty() || name == "auto", "RNNKERNELS_CUDA_PATH: expected auto, tick or persistent, got ", name);
-  return Path::kAuto;
+  if (name == "tick") return Algo::kTick;
+  if (name == "persistent") return Algo::kPersistent;
+  TORCH_CHECK(name.empty() || name == "auto", "RNNKERNELS_CUDA_ALGO: expected auto, tick or persistent, got ", name);
+  return Algo::kAuto;
 }
 
 // Walks in one launch that a call may take, the best first.
@@ -87,12 +87,12 @@ template <class Real> class Walk {
 
   // Whether one launch walks all ticks, and how it is laid over the card's blocks then. Between ticks stands a product
   // of so many terms, by so many columns of a unit.
-  void choose_path(const std::vector<const Persistent<Real>*>& kernels, int columns, int64_t terms) {
-    const Path path = wanted_path();
-    if (path == Path::kTick || c.time.steps() == 0 || B == 0 || H == 0) return;
-    if (path == Path::kAuto && c.time.steps() < 4) return;
-    const char* why = try_persistent(kernels, {B, H, terms, columns}, path == Path::kAuto);
-    TORCH_CHECK(!why || path == Path::kAuto, "RNNKERNELS_CUDA_PATH: persistent is not possible for this ", f.name, ": ",
+  void choose_algo(const std::vector<const Persistent<Real>*>& kernels, int columns, int64_t terms) {
+    const Algo algo = wanted_algo();
+    if (algo == Algo::kTick || c.time.steps() == 0 || B == 0 || H == 0) return;
+    if (algo == Algo::kAuto && c.time.steps() < 4) return;
+    const char* why = try_persistent(kernels, {B, H, terms, columns}, algo == Algo::kAuto);
+    TORCH_CHECK(!why || algo == Algo::kAuto, "RNNKERNELS_CUDA_ALGO: persistent is not possible for this ", f.name, ": ",
                 why);
   }
   // Null, or why not. if_faster: only where the estimate of a tick is lower than that of the other path.
@@ -179,7 +179,7 @@ template <class Real> struct Forward : Walk<Real> {
 
   Forward(int cell, const Facts& facts, const Call<Real>& call, const Timeline& card, c10::Device device)
       : Base(cell, facts, call, card, device) {
-    this->choose_path(persistents<Real, true>(cell, c), std::max(this->fed_gates, 1), this->fed_gates ? c.fed : 0);
+    this->choose_algo(persistents<Real, true>(cell, c), std::max(this->fed_gates, 1), this->fed_gates ? c.fed : 0);
     m.h = this->take(B * m.ld_h());
     m.ld_masked = m.ld_h();
     if (this->fed_gates > 0 && one_launch) {  // twice: one is read while the other is written
@@ -240,7 +240,7 @@ template <class Real> struct Backward : Walk<Real> {
 
   Backward(int cell, const Facts& facts, const Call<Real>& call, const Timeline& card, c10::Device device)
       : Base(cell, facts, call, card, device) {
-    this->choose_path(persistents<Real, false>(cell, c), std::max(m.fed_states, 1), this->fed_gates * H);
+    this->choose_algo(persistents<Real, false>(cell, c), std::max(m.fed_states, 1), this->fed_gates * H);
     for (int s = 0; s < f.states; ++s) m.carry[s] = this->take(B * c.units(s));
     if (f.stages > 1) m.dnext = this->take(B * H);
     if (c.w_hr) m.dh = this->take(frames * P);

@@ -30,7 +30,7 @@ from ..testing import (
     MachineProblem,
     Problem,
     assert_as_good_as,
-    cuda_path,
+    cuda_algo,
     on,
 )
 
@@ -38,7 +38,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SIZES = tuple(case for case in CASES if (case.T, case.B, case.H) in ((1, 8, 9), (1, 8, 33), (63, 3, 33)))
 LONG_SUMS = LARGE[2:3]
 DERIVED = (Case(3, 2, 3, 5, layout="packed"), Case(3, 2, 3, 5, bias=False, reverse=True))
-PATHS = ("tick", "persistent")  # how a card's kernels walk through time: $RNNKERNELS_CUDA_PATH
+PATHS = ("tick", "persistent")  # how a card's kernels walk through time: $RNNKERNELS_CUDA_ALGO
 PROJECTED = (Case(3, 2, 3, 5, P=2),)
 
 
@@ -161,7 +161,7 @@ def without_card(device: torch.device) -> str | None:
 def chosen(kernels: str) -> AbstractContextManager[None]:
     """Lets an instruction set run from now on, or within it a path on the card."""
     if kernels in PATHS:
-        return cuda_path(kernels)
+        return cuda_algo(kernels)
     set_isa(kernels)
     return nullcontext()
 
