@@ -41,7 +41,8 @@ class Options(NamedTuple):
         zoneout, zoneout_cell: probability of keeping h and c at a tick; without seed or masks, the expectation.
         recurrent_dropout, input_dropout, weight_dropout: probabilities; they act only with `seed`.
         step: a new recurrent and input mask at every tick instead of one for the sequence.
-        cell_clip: the new cell state is clamped to [-cell_clip, cell_clip]; 0: never.
+        cell_clip: the new cell state is clamped to [-cell_clip, cell_clip], and has no gradient where it is at either
+            end; 0: never.
         gradient_clip: the gradient that flows back through h is clamped so at every tick; 0: never.
         truncated: no gradient through recurrent products and peepholes.
         eps: of layer normalisation.

@@ -225,6 +225,18 @@ def test_cell_clip_bounds_what_the_cell_adds_to(cell, isa):
     )
 
 
+def test_a_cell_state_at_its_limit_has_no_gradient(isa):
+    """Not even one that stays there without being cut: a kernel cannot tell the two apart."""
+    problem = Problem("lstm1997_open", small("lstm1997_open", options=Options(cell_clip=0.5)))
+    for tensor in problem.tensors[:5]:  # the input, weights and biases, and with them what would be added
+        if tensor is not None:
+            tensor.zero_()
+    problem.tensors[-1].fill_(0.5)
+    for function, dtype in ((functional.layer, torch.float32), (problem.theirs, torch.float64)):
+        results = problem.outputs_and_gradients(function, dtype)
+        assert (results["c_n"] == 0.5).all() and not results["grad_c0"].any()
+
+
 @every_cell
 def test_gradient_clip_bounds_the_gradient_of_h(cell, isa):
     problem = Problem(cell, small(cell, options=Options(gradient_clip=0.03125)))

@@ -47,7 +47,8 @@ class Recurrent(TorchNames, Base):
         input_dropout: likewise of every layer's input.
         weight_dropout: probability of dropping an entry of `weight_hh`, one mask for all ticks and rows; the Parameter
             is not touched. Merity et al., "Regularizing and optimizing LSTM language models", 2017.
-        cell_clip: the new cell state is clamped to [-cell_clip, cell_clip]; None: never.
+        cell_clip: the new cell state is clamped to [-cell_clip, cell_clip], and has no gradient where it is at either
+            end; None: never.
         gradient_clip: the gradient that flows back through h at a tick is clamped likewise; None: never. No true
             gradient any more: double backward raises.
         forget_bias: what the forget gate's biases sum to after initialisation, in cells that have one; None: drawn like

@@ -65,9 +65,9 @@ class Tick(NamedTuple):
         return self.stop(operand if self.mask is None else self.mask * operand)
 
     def clip(self, c: Tensor) -> Tensor:
-        """The new cell state within the limit; no gradient where it was beyond."""
+        """The new cell state within the limit; no gradient where it is at the limit, whether it was cut or not."""
         limit = self.options.cell_clip
-        return c.clamp(-limit, limit) if limit else c
+        return torch.where(c.abs() >= limit, c.detach().clamp(-limit, limit), c) if limit else c
 
     def norm(self, a: Tensor, groups: int = 1) -> Tensor:
         """Layer normalisation of each of `groups` equal parts of `a` alone, biased variance, without gain and shift."""
