@@ -31,7 +31,7 @@ THREADS = ("1", "2")
 SETTINGS = list(product(HELD, PATHS, THREADS))
 
 
-def selected(environment: dict[str, str]) -> list[str]:
+def selected(environment: dict[str, str], options: list[str]) -> list[str]:
     """The ids of all tests that use the rule."""
     found = []
     for name, words in TESTS.items():
@@ -43,6 +43,7 @@ def selected(environment: dict[str, str]) -> list[str]:
             f"tests/{name}",
             "-k",
             " or ".join(words.split()),
+            *options,
         ]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         found += [line for line in done.stdout.splitlines() if line.startswith("tests/") and "::" in line]
@@ -62,7 +63,8 @@ def main() -> int:
     folder = Path(args.keep or tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | ({"PYTHONPATH": str(ROOT / args.build), "PYTHONSAFEPATH": "1"} if args.build else {})
-    tests, failed = selected(environment), 0
+    options = ["-o", "pythonpath="] if args.build else []  # or pytest puts this tree's own build first
+    tests, failed = selected(environment, options), 0
     assert tests
     print(f"{len(tests)} tests use the rule; {args.runs} runs of 1/{args.of}", flush=True)
     ratios: list[float] = []
@@ -83,7 +85,7 @@ def main() -> int:
             str(run),
             f"@{ids}",
         ]
-        command += ["-o", "pythonpath=", "-p", "no:randomly"] if args.build else []
+        command += options
         settings["RNNKERNELS_RECORD_CHECKS"] = str(record)
         done = subprocess.run(command, cwd=ROOT, env=environment | settings, capture_output=True, text=True)
         (folder / f"{run}.txt").write_text(done.stdout + done.stderr)
