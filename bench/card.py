@@ -158,11 +158,11 @@ def layer_calls(row: Row, device: torch.device, loops: bool = True) -> Iterator[
         return of_module(problem, ours, backward)
 
     if row.cell in TORCH:
-        yield "cuDNN", lambda: with_tf32(cudnn, True, of_module(problem, TORCH[row.cell][0], backward))
+        theirs = TORCH[row.cell][0]
+        yield "cuDNN", lambda: with_tf32(cudnn, True, of_module(problem, theirs, backward))
         if on_card and row.dtype == "float32":
-            yield "cuDNN, no TF32", lambda: with_tf32(cudnn, False, of_module(problem, TORCH[row.cell][0], backward))
+            yield "cuDNN, no TF32", lambda: with_tf32(cudnn, False, of_module(problem, theirs, backward))
         if on_card:
-            theirs = TORCH[row.cell][0]
             yield "cuDNN, graph", lambda: graphed(with_tf32(cudnn, True, of_module(problem, theirs, backward)))
     if loops or not on_card:
         yield "eager loop", lambda: of_loop(problem, reference_tick(row.cell), backward)

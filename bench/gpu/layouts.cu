@@ -1,8 +1,5 @@
 // Times every layout of an LSTM's walk in one launch, beside what csrc/cuda/persistent.cpp estimates: for its
-// constants. Prints lines of numbers, the first names them.
-//
-//     nvcc -std=c++20 -O3 -arch=sm_90 -expt-relaxed-constexpr -I csrc -o layouts bench/gpu/layouts.cu
-//     csrc/cuda/shared.cpp
+// constants. Prints lines of numbers, the first names them. `bench/gpu_trial.sh --only layouts` compiles and runs it.
 #include <cuda_runtime.h>
 
 #include <cstdio>
